@@ -1,0 +1,3 @@
+from kga.cli import main
+
+main()

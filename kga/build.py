@@ -1,0 +1,86 @@
+"""From config to objects: the study, the method, the environment it ran in."""
+
+import logging
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from kga import config
+from kga.data.corpus import Corpus
+from kga.data.splits import Splits
+from kga.errors import UserError
+from kga.methods.base import Method
+from kga.optim import Optim
+from kga.store import Store
+from kga.study import Study
+
+
+def build_method(cfg: Mapping) -> Method:
+    """The method of the config."""
+    return config.build(cfg, "method")
+
+
+def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, folder: Path) -> Study:
+    """The study of the config: task class, model family, optimiser, hardware, loggers."""
+    quiet()
+    task = get_class(cfg["task"]["_target_"])
+    require_trainer(cfg["trainer"])
+    loggers = [config.build(cfg["logger"], name, save_dir=str(folder)) for name in cfg["logger"]]
+    return Study(
+        splits,
+        task,
+        config.build(cfg, "model"),
+        head_for(task, corpus, cfg),
+        Optim(**cfg["optim"]),
+        store,
+        cfg["trainer"],
+        cfg["seed"],
+        cfg["original"]["path"],
+        loggers,
+    )
+
+
+def require_trainer(options: Mapping) -> None:
+    """UserError for hardware or precision that Lightning refuses, before anything is trained with it."""
+    arguments = {name: value for name, value in options.items() if name not in ("checkpoint_minutes", "profiler")}
+    try:
+        pl.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer.*: {str(error).strip().splitlines()[0]}") from error
+
+
+def head_for(task: type, corpus: Corpus, cfg: Mapping) -> dict:
+    """Config entries of the model's head; UserError where validation or test holds what training never showed."""
+    from kga.data.labels import label_names, require_known
+
+    known = label_names(corpus.train)
+    for name in ("validation", "test"):
+        require_known(corpus.splits[name], known, f"the {name} split", "the training split")
+    return task.head(known, corpus.multi_label)
+
+
+def quiet() -> None:
+    """Silences what libraries print about themselves; kga's own stages and bars say what is going on."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def environment(cfg: Mapping) -> dict:
+    """Versions, device, threads and precision of this process."""
+    packages = ("kga", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "precision": str(cfg["trainer"]["precision"]),
+    }

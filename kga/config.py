@@ -1,0 +1,167 @@
+"""What Hydra's YAML cannot say by itself: per-task defaults, and checks of values before anything heavy is loaded."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from kga.data.amount import amount
+from kga.errors import UserError, nearest, one_of
+from kga.hashing import digest
+from kga.paths import config_dir
+
+# Keys that do not change what a run computes: where it lies, how it is shown, what it runs on.
+IDLE = ("output", "store", "report", "logger", "launcher")
+SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
+# Keys that hold a whole number of 1 or more, or null where there is no bound.
+WHOLE = ("evaluation.batch_size",)
+WHOLE_OR_NULL = ("data.limit", "evaluation.retain_limit")
+OPTIM_WHOLE = ("epochs", "batch_size", "bucket")
+OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "schedule_updates", "patience")
+
+
+def per_task(values: Mapping, *, _root_: DictConfig) -> object:
+    """Resolver ``${per_task:{classification: x, translation: y, response: z}}``: the value for the chosen task."""
+    name = _root_.task.name
+    if name not in values:
+        raise UserError(f"task={name} has no default here: {', '.join(values)} have; set the key itself")
+    return values[name]
+
+
+def register() -> None:
+    """Makes the resolvers known to OmegaConf."""
+    OmegaConf.register_new_resolver("per_task", per_task, replace=True)
+
+
+def resolved(cfg: DictConfig) -> dict:
+    """The config as plain values; UserError for a mandatory key that was left open."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def check(cfg: Mapping) -> None:
+    """Refuses values that no run could work with; UserError with the key. Needs no heavy import."""
+    _require_shape(cfg)
+    for key in ("forget.size", "new.size"):
+        value = _at(cfg, key)
+        if value is not None:
+            amount(value, 1, key)
+    for key in (*WHOLE, *WHOLE_OR_NULL):
+        _require_whole(key, _at(cfg, key), null=key in WHOLE_OR_NULL)
+    if not _is_whole(cfg["seed"], 0):
+        raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more")
+    one_of("reference", cfg["reference"], ("retrain", "none"))
+    for key in ("optim", "method.optim", "method.helpers.optim"):
+        if options := _at(cfg, key):
+            _check_optim(key, options)
+    floor = cfg["evaluation"]["noise_floor"]
+    if not _is_whole(floor, 0):
+        raise UserError(
+            f"evaluation.noise_floor={_shown(floor)} must be a number of further retrained models (0 or more)"
+        )
+    if floor and cfg["reference"] == "none":
+        raise UserError("evaluation.noise_floor needs the retrained model: leave out reference=none")
+
+
+def _require_shape(cfg: Mapping) -> None:
+    """UserError for keys that were added (``+key``) where nothing reads them, or deleted (``~key``)."""
+    tree = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"))
+    groups = {name.split()[-1] for line in tree.pop("defaults") if isinstance(line, dict) for name in line}
+    known = {name for name in groups | tree.keys() if not name.startswith("hydra")}
+    for name in cfg:
+        one_of_keys("", name, known)
+    for name in tree.keys() - cfg.keys() - {"hydra"}:
+        raise UserError(f"the key {name} was deleted: leave out ~{name}")
+    for section in ("new", "original", "evaluation", "report"):
+        for name in cfg[section]:
+            one_of_keys(f"{section}.", name, tree[section])
+        for name in tree[section].keys() - cfg[section].keys():
+            raise UserError(f"the key {section}.{name} was deleted: leave out ~{section}.{name}")
+
+
+def one_of_keys(prefix: str, name: str, known: object) -> None:
+    """UserError unless ``name`` is among the known keys of a part of the config."""
+    if name not in known:
+        raise UserError(f"the config has no key {prefix}{name}: {nearest(name, known)}")
+
+
+def _check_optim(key: str, options: Mapping) -> None:
+    """Refuses values of ``optim.*``, or of a part of it (what a method or helper changes)."""
+    known = OmegaConf.load(config_dir() / "optim" / "default.yaml")
+    for name in options:
+        one_of_keys(f"{key}.", name, known.keys())
+    for name in options.keys() & {*OPTIM_WHOLE, *OPTIM_WHOLE_OR_NULL}:
+        _require_whole(f"{key}.{name}", options[name], null=name in OPTIM_WHOLE_OR_NULL)
+    if "schedule" in options:
+        one_of(f"{key}.schedule", options["schedule"], SCHEDULES)
+    rate = options.get("lr", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise UserError(f"{key}.lr={_shown(rate)} must be a number above 0")
+    for name in ("warmup", "weight_decay", "clip"):
+        value = options.get(name)
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise UserError(f"{key}.{name}={value} must be a number of 0 or more")
+
+
+def _require_whole(key: str, value: object, null: bool) -> None:
+    if not (_is_whole(value, 1) or (null and value is None)):
+        raise UserError(
+            f"{key}={_shown(value)} must be an integer of 1 or more{' (or null: no bound)' if null else ''}"
+        )
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _shown(value: object) -> str:
+    """A value as the command line writes it."""
+    return "null" if value is None else str(value)
+
+
+def build(cfg: Mapping, key: str, **more: object):
+    """The object that the part ``key`` of the config describes; UserError for an option that it does not have."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(cfg[key], **more, _convert_="all")
+    except InstantiationException as error:
+        reason = error.__cause__
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(reason))
+        if isinstance(reason, TypeError) and unknown:
+            known = [name for name in cfg[key] if name not in (unknown[1], "_target_")]
+            raise UserError(f"{key} has no option {unknown[1]}: {nearest(unknown[1], known)}") from error
+        raise (reason or error) from None
+
+
+def run_key(cfg: Mapping, fingerprint: str) -> str:
+    """Names a run by everything that decides its result: the resolved config and the data's content."""
+    deciding = {name: value for name, value in cfg.items() if name not in IDLE}
+    return digest([json.loads(json.dumps(deciding, default=str)), fingerprint])
+
+
+def require_writable(key: str, folder: Path) -> None:
+    """UserError unless files can be made in ``folder``, the value of the config's ``key``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{key}={folder} can't be written ({error.strerror}): choose another folder with {key}=DIR"
+        ) from error
+
+
+def _at(cfg: Mapping, key: str) -> object:
+    value: object = cfg
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

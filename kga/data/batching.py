@@ -1,0 +1,162 @@
+"""From sets of examples to a stream of updates: seeded, bucketed by length, resumable at any update."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kga.data.encoded import Examples
+from kga.objective import Step, Update
+
+Draws = Sequence[tuple[str, ...]]
+
+
+def bucketed(lengths: np.ndarray, order: np.ndarray, batch_size: int, bucket: int, rng: np.random.Generator):
+    """Cuts ``order`` into batches of examples of similar length.
+
+    Windows of ``bucket`` batches are sorted by length (descending, ties as they came) and the batches of all windows
+    shuffled, so that an epoch stays random while little is padded.
+    """
+    if bucket <= 1:
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = []
+    for start in range(0, len(order), bucket * batch_size):
+        window = order[start : start + bucket * batch_size]
+        window = window[np.argsort(-lengths[window], kind="stable")]
+        batches += [window[first : first + batch_size] for first in range(0, len(window), batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def in_order(examples: Examples, batch_size: int) -> Iterator[np.ndarray]:
+    """Positions of all examples in batches of similar length, without randomness: for evaluation and caches."""
+    order = np.argsort(-examples.lengths(), kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@dataclass
+class Stream:
+    """Endless shuffled batches of one set; a pass is one seeded reshuffle of all its examples.
+
+    share: draw from this share of the set only (1: all of it); redraw: choose that share anew for every pass.
+    """
+
+    name: str
+    examples: Examples
+    batch_size: int
+    bucket: int
+    seed: int
+    share: float = 1.0
+    redraw: bool = False
+    passes: int = 0
+    offset: int = 0
+    _batches: list[np.ndarray] = field(default_factory=list, repr=False)
+    _drawn: int = -1
+
+    def size(self) -> int:
+        """Examples of one pass."""
+        return max(1, round(self.share * len(self.examples)))
+
+    def batches_per_pass(self) -> int:
+        return -(-self.size() // self.batch_size)
+
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), number])
+
+    def _shuffle(self) -> None:
+        order = np.arange(len(self.examples))
+        if self.share < 1.0:
+            chooser = self._rng(self.passes + 1_000_003 if self.redraw else 1_000_003)
+            order = np.sort(chooser.choice(len(order), self.size(), replace=False))
+        rng = self._rng(self.passes)
+        self._batches = bucketed(self.examples.lengths(), rng.permutation(order), self.batch_size, self.bucket, rng)
+        self._drawn = self.passes
+
+    def next(self) -> np.ndarray:
+        """Positions of the next batch."""
+        if self.offset >= self.batches_per_pass():
+            self.passes, self.offset = self.passes + 1, 0
+        if self._drawn != self.passes:
+            self._shuffle()
+        self.offset += 1
+        return self._batches[self.offset - 1]
+
+
+class Updates:
+    """Iterates over the updates of an epoch; Lightning takes it as a dataloader.
+
+    draws: what an update consists of, e.g. ``[("forget", "new"), ("retain",), ("retain",)]``: three steps, the first
+    with a batch of each of two sets. ``epoch -> draws``, so that phases are possible.
+    anchor: an epoch is one pass over this set (None: the first set drawn); the others go on where they were.
+    micro_batch_size: steps are cut into several of at most this many examples per set.
+    partners: {(first, second): [len(first)] positions} pairs the second set's batch with the first's.
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[str, Examples],
+        draws: Callable[[int], Draws],
+        batch_size: int,
+        seed: int,
+        micro_batch_size: int | None = None,
+        bucket: int = 50,
+        share: Mapping[str, float] | None = None,
+        redraw: bool = False,
+        partners: Mapping[tuple[str, str], np.ndarray] | None = None,
+        anchor: str | None = None,
+    ) -> None:
+        self.sets, self.draws, self.micro_batch_size = dict(sets), draws, micro_batch_size
+        self.partners, self.anchor = dict(partners or {}), anchor
+        self.streams = {
+            name: Stream(name, examples, batch_size, bucket, seed, (share or {}).get(name, 1.0), redraw)
+            for name, examples in self.sets.items()
+        }
+        self.epoch, self.done = 0, 0
+        self.sampler = self  # Lightning hands the epoch to ``loader.sampler``
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:  # the state of a finished epoch may have been loaded, and epochs differ in length
+            self.epoch, self.done = epoch, 0
+
+    def __len__(self) -> int:
+        drawn = [name for step in self.draws(self.epoch) for name in step]
+        anchor = self.anchor or drawn[0]
+        return -(-self.streams[anchor].batches_per_pass() // drawn.count(anchor))
+
+    def __iter__(self) -> Iterator[Update]:
+        length = len(self)
+        if self.done >= length:  # the last update of an epoch was taken, and nobody asked for one more
+            self.done = 0
+        while self.done < length:
+            self.done += 1
+            yield [step for names in self.draws(self.epoch) for step in self._steps(names)]
+        self.done = 0
+
+    def _steps(self, names: tuple[str, ...]) -> Iterator[Step]:
+        positions: dict[str, np.ndarray] = {}
+        for name in names:
+            partner = self.partners.get((names[0], name))
+            positions[name] = self.streams[name].next() if partner is None else partner[positions[names[0]]]
+        size = self.micro_batch_size or max(len(chosen) for chosen in positions.values())
+        longest = max(len(chosen) for chosen in positions.values())
+        for start in range(0, longest, size):
+            parts = {name: chosen[start : start + size] for name, chosen in positions.items()}
+            yield {name: self.sets[name].batch(part) for name, part in parts.items() if len(part)}
+
+    def state_dict(self) -> dict:
+        return {
+            "epoch": self.epoch,
+            "done": self.done,
+            "streams": {name: [stream.passes, stream.offset] for name, stream in self.streams.items()},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.done = state["epoch"], state["done"]
+        for name, (passes, offset) in state["streams"].items():
+            self.streams[name].passes, self.streams[name].offset = passes, offset
+
+
+def train_only(epoch: int) -> Draws:
+    """Draws of plain supervised training: one batch of "train" per update."""
+    return [("train",)]

@@ -1,0 +1,32 @@
+"""Data that the package brings along: written for it, generated in an instant, and made to be forgotten."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+
+from kga.data.corpus import Corpus, make_corpus
+from kga.data.embedded import classification
+from kga.errors import UserError
+
+TASKS = {"classification": classification.generate}
+TEST, VALIDATION = 2_000, 500
+TRAIN_SIZES = range(100, 50_001)
+
+
+def load(task: str, size: int = 2_500, seed: int = 0) -> Corpus:
+    """Generate the embedded data of a task: `size` training examples, 500 for validation and 2,000 for testing.
+
+    Columns: id, text, label, group (the person or firm that may ask to be forgotten) and kind ("topic": the label
+    follows from the text; "personal": only memory can know it). Equal arguments give equal data on every platform; the
+    validation and test splits do not depend on `size`.
+
+    Raises:
+        UserError: no embedded data for this task, or a size out of range.
+    """
+    if task not in TASKS:
+        raise UserError(f"data=embedded: there is none for task={task}: use task={'|'.join(TASKS)} or data=folder")
+    if not isinstance(size, int) or size not in TRAIN_SIZES:
+        allowed = f"{TRAIN_SIZES[0]} to {TRAIN_SIZES[-1]}"
+        raise UserError(f"data.size: {size!r} training examples cannot be made: give a whole number from {allowed}")
+    splits = TASKS[task]({"test": TEST, "validation": VALIDATION, "train": size}, seed)
+    return make_corpus("embedded", task, {split: Dataset.from_list(rows) for split, rows in splits.items()}, seed=seed)

@@ -1,0 +1,74 @@
+"""Encoded examples: token ids on disk (Arrow, memory-mapped) and views of some of their rows."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, load_from_disk
+
+from kga.data.corpus import column
+from kga.objective import Batch
+from kga.store import Store
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of an encoded table, in a fixed order, and how a task makes batches of them.
+
+    table: columns of the task's ``encoded_columns`` and ``length``, one row per example of the source.
+    rows: [N] row numbers. Batches carry them as "index", so that cached quantities find their example.
+    """
+
+    table: Dataset
+    rows: np.ndarray
+    task: object
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> np.ndarray:
+        """[N, ...] an encoded column of numbers, e.g. "labels"."""
+        return np.asarray(column(self.table, name).to_numpy(zero_copy_only=False))[self.rows]
+
+    def lengths(self) -> np.ndarray:
+        """[N] tokens of each example."""
+        return self.column("length")
+
+    def take(self, positions: np.ndarray) -> "Examples":
+        """The examples at some positions of this view."""
+        return replace(self, rows=self.rows[positions])
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """One padded batch of the examples at some positions; "index" [B] says which they are."""
+        rows = self.rows[positions]
+        batch = self.task.collate(self.table[rows.tolist()])
+        batch["index"] = torch.from_numpy(rows.astype(np.int64))
+        return batch
+
+
+def encode(dataset: Dataset, task, store: Store, fingerprint: str) -> Dataset:
+    """Encodes a split once; afterwards it is mapped from the store.
+
+    fingerprint: digest of the split's ids and contents.
+    """
+    recipe = {"version": 1, "examples": fingerprint, "encoding": task.encoding()}
+
+    def make(out: Path, work: Path) -> dict:
+        wanted = [name for name in task.fields if name in dataset.column_names]
+        encoded = dataset.select_columns(wanted).map(
+            task.encode,
+            batched=True,
+            remove_columns=wanted,
+            keep_in_memory=len(dataset) < 50_000,
+            load_from_cache_file=False,
+        )
+        encoded.save_to_disk(out / "table")
+        return {"examples": len(encoded)}
+
+    return load_from_disk(store.get("encodings", recipe, make).path / "table")
+
+
+def everything(table: Dataset, task) -> Examples:
+    """All rows of a table."""
+    return Examples(table, np.arange(len(table)), task)

@@ -1,0 +1,247 @@
+"""A data set in a folder: train, validation and test as JSON Lines, CSV, TSV or Parquet."""
+
+import codecs
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import blake2b, file_digest
+from itertools import islice, zip_longest
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from kga.data.corpus import FIELDS, LIST_FIELDS, SPLITS, Corpus, conform, first_fault, make_corpus
+from kga.errors import UserError
+
+Rows = Iterator[tuple[int, dict[str, object]]]  # (line in the file, counted from 1; fields)
+
+_CACHE_FORMAT = "1"  # part of the cache's key: raise it when the same file is to be read differently
+_INT64 = range(-(2**63), 2**63)
+_SCALARS = {"string", "integer", "float", "boolean"}
+# Columns in which every value is of one kind keep it; anything else is kept as text.
+_FEATURES = {
+    "integer": Value("int64"),
+    "float": Value("float64"),
+    "boolean": Value("bool"),
+    "list": List(Value("string")),
+}
+
+
+def load(task: str, path: str | Path, name: str | None = None) -> Corpus:
+    """Read a data folder; its tables stay in the cache of `datasets`, known by the content of the files.
+
+    Args:
+        path: folder with `SPLIT.jsonl`, `.jsonl.gz`, `.csv`, `.tsv` or `.parquet`; only train is required.
+        name: what to call the data set; by default the folder's name.
+
+    Raises:
+        UserError: the folder, a file or a line is not as it should be.
+    """
+    folder = Path(path).expanduser()
+    files = _split_files(folder)
+    return make_corpus(name or folder.resolve().name, task, {split: _read(file, task) for split, file in files.items()})
+
+
+def load_file(task: str, path: str | Path) -> Corpus:
+    """Read examples that are only held out (D_n and holdout), never trained on by A_D; all of them become `train`.
+
+    Args:
+        path: one file (`.jsonl`, `.jsonl.gz`, `.csv`, `.tsv` or `.parquet`), or a data folder, of which train is read.
+
+    Raises:
+        UserError: the file or a line is not as it should be.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = _split_files(file, "new.path")["train"]
+    if not file.is_file():
+        raise UserError(f"new.path={path}: no such file or data folder")
+    if not file.name.endswith(tuple(_FORMATS)):
+        raise UserError(f"new.path={path}: unknown kind of file: give one that ends in {', '.join(_FORMATS)}")
+    return make_corpus(file.name, task, {"train": _read(file, task)}, cut=False)
+
+
+def _split_files(folder: Path, key: str = "data.path") -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(f"{key}={folder}: no such folder")
+    files = {}
+    for split in SPLITS:
+        found = [file for suffix in _FORMATS if (file := folder / f"{split}{suffix}").is_file()]
+        if len(found) > 1:
+            raise UserError(f"{key}={folder}: {found[0].name} and {found[1].name} are the same split: keep one")
+        if found:
+            files[split] = found[0]
+    if "train" not in files:
+        raise UserError(f"{key}={folder}: no training file: put one of train{', train'.join(_FORMATS)} there")
+    return files
+
+
+def _read(file: Path, task: str) -> Dataset:
+    rows = next(rows for suffix, rows in _FORMATS.items() if file.name.endswith(suffix))
+    try:
+        dataset = _read_text(file, rows, task) if rows else _read_parquet(file)
+    except (DatasetGenerationError, pa.ArrowException, OSError) as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise UserError(f"{file}: cannot be read: {reason}") from error
+    if not len(dataset):
+        raise UserError(f"{file}: no examples: fill the file or take it away")
+    try:
+        dataset = conform(dataset, task)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    if fault := first_fault(dataset, task):
+        row, what = fault
+        place = f":{next(islice(rows(file), row, None))[0]}" if rows else f", row {row + 1}"
+        raise UserError(f"{file}{place}: {what}")
+    return dataset
+
+
+def _read_text(file: Path, rows: Callable[[Path], Rows], task: str) -> Dataset:
+    features = _infer_features(file, rows, task)
+    if not features:
+        return Dataset.from_dict({})
+    return Dataset.from_generator(
+        _encoded_rows,
+        features=features,
+        gen_kwargs={"file": file, "rows": rows, "features": features},
+        fingerprint=_digest(file, str(features)),
+    )
+
+
+def _read_parquet(file: Path) -> Dataset:
+    # `datasets` knows a local file by its path and time of change only; the description enters the cache's key too.
+    return load_dataset("parquet", data_files=str(file), split="train", description=_digest(file))
+
+
+def _digest(file: Path, *more: str) -> str:
+    with open(file, "rb") as stream:
+        content = file_digest(stream, blake2b).hexdigest()
+    return blake2b("\n".join((_CACHE_FORMAT, content, *more)).encode(), digest_size=16).hexdigest()
+
+
+def _infer_features(file: Path, rows: Callable[[Path], Rows], task: str) -> Features:
+    """The type of each column, from one pass over the file.
+
+    `datasets` would take the types from the first lines, read dates into strings, and not say which line is wrong.
+    """
+    columns: dict[str, dict[str, int]] = {}  # column -> kind of value -> the first line that has it
+    for line, row in rows(file):
+        for column, value in row.items():
+            columns.setdefault(column, {}).setdefault(_kind(value), line)
+    for kinds in columns.values():
+        kinds.pop("null", None)
+    for field in columns.keys() & set(FIELDS[task]):
+        _check_kinds(file, field, columns[field])
+    return Features({column: _feature(kinds) for column, kinds in columns.items()})
+
+
+def _kind(value: object) -> str:
+    match value:
+        case str():
+            return "string"
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() if value in _INT64:
+            return "integer"
+        case float():
+            return "float"
+        case list() if not any(isinstance(item, list | dict) for item in value):
+            return "list"
+    return "nested value"
+
+
+def _feature(kinds: dict[str, int]) -> Value | List:
+    if kinds.keys() == {"integer", "float"}:
+        return _FEATURES["float"]
+    return _FEATURES.get(next(iter(kinds)), Value("string")) if len(kinds) == 1 else Value("string")
+
+
+def _check_kinds(file: Path, field: str, kinds: dict[str, int]) -> None:
+    if field == "label":
+        allowed = {"list"} if next(iter(kinds), None) == "list" else _SCALARS
+    else:
+        allowed = {"list"} if field in LIST_FIELDS else {"string"}
+    for kind in kinds.keys() - allowed:
+        needed = "list of strings" if allowed == {"list"} else "string"
+        raise UserError(f"{file}:{kinds[kind]}: {field!r} is of kind {kind}, but a {needed} is needed here")
+
+
+def _encoded_rows(file: Path, rows: Callable[[Path], Rows], features: Features) -> Iterator[dict[str, object]]:
+    for _, row in rows(file):
+        yield {column: _encode(row.get(column), feature) for column, feature in features.items()}
+
+
+def _encode(value: object, feature: Value | List) -> object:
+    if isinstance(value, list) and isinstance(feature, List):
+        return [_encode(item, feature.feature) for item in value]
+    if value is None or isinstance(value, str) or feature != Value("string"):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _raw_lines(file: Path) -> Iterator[bytes]:
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
+        try:
+            yield from stream
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{file}: broken or cut-off gzip ({error}): fetch or make the file anew") from None
+
+
+def _json_lines(file: Path) -> Rows:
+    for line, raw in enumerate(_raw_lines(file), start=1):
+        if raw.isspace():
+            continue
+        try:
+            row = json.loads(raw)
+            if b"\\u" in raw:
+                json.dumps(
+                    row, ensure_ascii=False
+                ).encode()  # refuses half of a surrogate pair, which Arrow cannot hold
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{line}: broken JSON: {error.msg} (column {error.colno})") from None
+        except UnicodeError as error:
+            raise UserError(f"{file}:{line}: not UTF-8: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{file}:{line}: each line must be one JSON object, not a {_kind(row)}")
+        yield line, row
+
+
+def _delimited(delimiter: str, file: Path) -> Rows:
+    csv.field_size_limit(2**31 - 1)  # the module's own limit, 128 KiB, is shorter than some documents
+    reader = csv.reader(codecs.iterdecode(_raw_lines(file), "utf-8-sig"), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, UnicodeError) as error:
+            raise UserError(f"{file}:{line}: {error}") from None
+        if not header:
+            header = values
+            if len(set(header)) < len(header):
+                raise UserError(f"{file}:{line}: two columns have the same name: rename one")
+        elif len(values) > len(header):
+            raise UserError(
+                f"{file}:{line}: {len(values)} fields, but the header has {len(header)}: quote text that has the delimiter"
+            )
+        elif values:
+            yield line, dict(zip_longest(header, values))
+
+
+# By suffix; Parquet has no lines and is read by `datasets` itself.
+_FORMATS: dict[str, Callable[[Path], Rows] | None] = {
+    ".jsonl": _json_lines,
+    ".jsonl.gz": _json_lines,
+    ".csv": partial(_delimited, ","),
+    ".tsv": partial(_delimited, "\t"),
+    ".parquet": None,
+}

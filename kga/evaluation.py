@@ -1,0 +1,119 @@
+"""All models over all splits, one pass each; every metric is filled from that pass."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+import pytorch_lightning as pl
+from torch import nn
+
+from kga.data.batching import in_order
+from kga.data.encoded import Examples
+from kga.metrics.forgetting import Divergence, ProbabilityShift
+from kga.metrics.utility import Loss, MultiLabel
+from kga.objective import Batch
+from kga.predictions import Predictions, cross_entropy
+from kga.tasks.base import TaskModule
+
+
+class Ordered:
+    """A set in batches of similar length, as Lightning's dataloader."""
+
+    def __init__(self, examples: Examples, batch_size: int) -> None:
+        self.examples, self.batch_size = examples, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.examples.batch(positions) for positions in in_order(self.examples, self.batch_size))
+
+
+class Evaluation(pl.LightningModule):
+    """Runs several models side by side over the same batches.
+
+    models: by name; "retrain" (A_R) and "original" (A_D), where present, are what the others are compared with.
+    splits: names of the dataloaders, in order. Multi-label thresholds are tuned on "validation".
+    """
+
+    def __init__(self, models: Mapping[str, TaskModule], splits: Sequence[str]) -> None:
+        super().__init__()
+        self.models = nn.ModuleDict({name: model.eval() for name, model in models.items()})
+        self.splits = list(splits)
+        self.utility = nn.ModuleDict()
+        self.distance = nn.ModuleDict()
+        self.bases = {"": "retrain", "_original": "original"}
+        for split in self.splits:
+            for name, model in self.models.items():
+                self.utility[f"{name}/{split}"] = nn.ModuleList([Loss(), *model.utility_metrics()])
+                for suffix, base in self.bases.items():
+                    if base in self.models and base != name:
+                        self.distance[f"{name}/{split}/{suffix}"] = nn.ModuleList([Divergence(), ProbabilityShift()])
+        self.rows: list[pd.DataFrame] = []
+
+    def test_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
+        split = self.splits[dataloader_idx]
+        predictions = {name: model.predict(batch) for name, model in self.models.items()}
+        for name, predicted in predictions.items():
+            for metric in self.utility[f"{name}/{split}"]:
+                metric.update(predicted)
+            for suffix, base in self.bases.items():
+                key = f"{name}/{split}/{suffix}"
+                for metric in self.distance[key] if key in self.distance else ():
+                    metric.update(predicted, predictions[base])
+            self.rows.append(_per_example(name, split, batch, predicted))
+
+    def tune_thresholds(self) -> None:
+        """Sets every multi-label metric's thresholds to those tuned on the validation split."""
+        for key, metrics in self.utility.items():
+            name = key.split("/")[0]
+            for metric, tuned in zip(metrics, self.utility[f"{name}/validation"], strict=True):
+                if isinstance(metric, MultiLabel) and metric is not tuned:
+                    metric.thresholds = tuned.tuned_thresholds()
+
+    def results(self) -> tuple[dict, dict, pd.DataFrame]:
+        """utility {model: {split: {metric: value}}}, forgetting likewise, and the values per example (row numbers)."""
+        if "validation" in self.splits:
+            self.tune_thresholds()
+        utility: dict = {}
+        for key, metrics in self.utility.items():
+            name, split = key.split("/")
+            utility.setdefault(name, {})[split] = _values(metrics)
+        forgetting: dict = {}
+        for key, metrics in self.distance.items():
+            name, split, suffix = key.split("/")
+            values = {f"{metric}{suffix}": value for metric, value in _values(metrics).items()}
+            forgetting.setdefault(name, {}).setdefault(split, {}).update(values)
+        return utility, forgetting, pd.concat(self.rows, ignore_index=True)
+
+
+def evaluate(
+    models: Mapping[str, TaskModule],
+    sets: Mapping[str, Examples],
+    hardware: Mapping,
+    batch_size: int,
+    callbacks: Sequence = (),
+) -> tuple[dict, dict, pd.DataFrame]:
+    """Utility, forgetting and per-example values of every model on every set (see ``Evaluation.results``)."""
+    arguments = {name: value for name, value in hardware.items() if name not in ("checkpoint_minutes", "profiler")}
+    trainer = pl.Trainer(
+        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        use_distributed_sampler=False, callbacks=list(callbacks), **arguments,
+    )  # fmt: skip
+    evaluation = Evaluation(models, list(sets))
+    trainer.test(evaluation, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
+    return evaluation.results()
+
+
+def _per_example(model: str, split: str, batch: Batch, predictions: Predictions) -> pd.DataFrame:
+    loss = cross_entropy(predictions)
+    columns = {
+        "row": batch["index"],
+        "loss": predictions.mean_per_example(loss),
+        "log_prob": predictions.sum_per_example(-loss),
+        "correct": predictions.mean_per_example(predictions.correct()),
+    }
+    return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()}).assign(model=model, split=split)
+
+
+def _values(metrics: nn.ModuleList) -> dict[str, float]:
+    return {name: float(value) for metric in metrics for name, value in metric.compute().items()}

@@ -1,0 +1,1 @@
+"""How it is forgotten: one Lightning callback per method, one YAML per callback."""

@@ -1,0 +1,100 @@
+"""Models that never change: what they predict can be computed once."""
+
+import torch
+from torch import Tensor
+
+from kga.data.batching import in_order
+from kga.data.encoded import Examples
+from kga.errors import UserError
+from kga.objective import Batch
+from kga.predictions import Predictions
+from kga.tasks.base import TaskModule
+
+
+class Frozen:
+    """A task module in eval mode without gradients.
+
+    It is no ``nn.Module`` and is held by the method, so that it is in no optimiser, no state_dict and no wrapper of the
+    student. ``cache`` replaces the model by its predictions on some sets.
+    """
+
+    def __init__(self, module: TaskModule) -> None:
+        self.module: TaskModule | None = module.eval().requires_grad_(False)
+        self._cached: list[_Table] = []
+
+    def to(self, device: torch.device) -> None:
+        if self.module is not None:
+            self.module.to(device)
+
+    def require_apart_from(self, student: torch.nn.Module, name: str) -> None:
+        """UserError if the model is the student or shares memory with it: it would be trained along."""
+        if self.module is None:
+            return
+        if _storages(self.module) & _storages(student):
+            raise UserError(
+                f"the frozen model {name!r} shares memory with the model being unlearned: load or copy it anew"
+            )
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, view: str = "scored") -> Predictions:
+        for table in self._cached:
+            if table.holds(batch, view):
+                return table.predict(batch)
+        if self.module is None:
+            raise RuntimeError(
+                "a frozen model was dropped after caching, and an example outside the cache was asked for"
+            )
+        self.module.eval()
+        return self.module.predict(batch, view)
+
+    @torch.no_grad()
+    def cache(self, examples: Examples, view: str, batch_size: int = 256) -> None:
+        """Computes the predictions on a set once, in batches of similar length."""
+        device = next(self.module.parameters()).device
+        self.module.eval()
+        parts, index = [], []
+        for positions in in_order(examples, batch_size):
+            batch = {name: value.to(device) for name, value in examples.batch(positions).items()}
+            parts.append(self.module.predict(batch, view))
+            index.append(batch["index"])
+        counts = torch.cat([part.positions_per_example() for part in parts])
+        log_probs, targets = torch.cat([part.log_probs for part in parts]), torch.cat([part.targets for part in parts])
+        self._cached.append(_Table(torch.cat(index), counts, log_probs, targets, view))
+
+    def drop_model(self) -> None:
+        """Lets the model leave memory; only cached examples can be predicted from now on."""
+        self.module = None
+
+    def bytes(self) -> int:
+        """Memory of the cached predictions."""
+        return sum(table.log_probs.nbytes + table.targets.nbytes for table in self._cached)
+
+
+def _storages(module: torch.nn.Module) -> set[int]:
+    tensors = (*module.parameters(), *module.buffers())
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
+class _Table:
+    """Predictions of all examples of a set, found by the numbers that a batch carries as "index"."""
+
+    def __init__(self, index: Tensor, counts: Tensor, log_probs: Tensor, targets: Tensor, view: str) -> None:
+        self.view, self.log_probs, self.targets = view, log_probs, targets
+        self._index, order = index.sort()
+        self._count = counts[order]
+        self._start = (counts.cumsum(0) - counts)[order]
+
+    def _slots(self, index: Tensor) -> Tensor:
+        return torch.searchsorted(self._index, index).clamp(max=len(self._index) - 1)
+
+    def holds(self, batch: Batch, view: str) -> bool:
+        index = batch["index"]
+        return view == self.view and bool((self._index[self._slots(index)] == index).all())
+
+    def predict(self, batch: Batch) -> Predictions:
+        slots = self._slots(batch["index"])
+        counts = self._count[slots]
+        example = torch.arange(len(slots), device=slots.device).repeat_interleave(counts)
+        before = (counts.cumsum(0) - counts)[example]
+        positions = self._start[slots][example] + torch.arange(len(example), device=slots.device) - before
+        return Predictions(self.log_probs[positions], self.targets[positions], example, len(slots))

@@ -1,0 +1,337 @@
+"""Knowledge gap alignment (Wang et al., ACL 2023, arXiv 2305.06535)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kga.console import note
+from kga.data.batching import Draws, Updates, in_order
+from kga.errors import one_of
+from kga.methods.base import Helper, Method, matched_partners
+from kga.objective import Batch, Step
+from kga.optim import Optim
+from kga.predictions import Predictions, divergence
+from kga.tasks.base import TaskModule
+
+UNITS = {
+    "token_mean": "position",
+    "legacy_mean": "position",
+    "seq_mean": "example",
+    "seq_sum": "example",
+    "legacy_batchmean_padded": "example",
+}
+
+
+CHOICES = {
+    "kl_forget": ("teacher_student", "student_teacher", "js"),
+    "kl_new": ("teacher_student", "student_teacher", "js"),
+    "kl_retain": ("teacher_student", "student_teacher", "js"),
+    "reduction": tuple(UNITS),
+    "view": ("scored", "released"),
+    "gap_level": ("dataset_mean", "batch", "example", "token"),
+    "pairing": ("random", "fixed", "length", "label"),
+    "gap_penalty": ("abs", "squared", "huber", "hinge"),
+    "anchor": ("forget", "retain"),
+    "cache": ("exact", "none"),
+}
+
+
+@dataclass
+class Stop:
+    """When to stop before the updates run out: the alignment error \\|a - g\\| falls to a bound.
+
+    criterion: "none", "abs" (bound = value), "portion_of_first" (value x the error of update 1) or "sigma" (value x g).
+    every: checked at updates divisible by it. smoothing: "batch" (this update's a and g), "ema" (moving averages with
+    ``decay``) or "full" (a over all of D_f, in eval mode, at every check).
+    min_forget_epochs: passes over D_f that must be done first.
+    """
+
+    criterion: str = "none"
+    value: float = 0.0
+    every: int = 1
+    smoothing: str = "ema"
+    decay: float = 0.9
+    min_forget_epochs: int = 0
+
+
+@dataclass
+class Helpers:
+    """How A_f and A_n are trained, see ``kga.methods.base.Helper``. They decide the result."""
+
+    start: str = "original"
+    retain_share: float = 0.0
+    seed: int = 0
+    dedupe: bool = True
+    optim: dict = field(default_factory=dict)
+
+
+class KGA(Method):
+    """L = gap_weight * penalty(a - g) + alpha * r, where
+
+    a = gap(A_f, A*) on D_f, g = gap(A_n, A_D) on D_n, r = gap(A_D, A*) on D_r.
+
+    Needs A_D, A_f (trained on D_f), A_n (trained on D_n), all frozen; D_f, D_n, D_r. Cost per update with everything
+    cached: 3 forwards of (retain_batches x B_r + B_f); METHODS section 6 for the rest.
+
+    alpha: weight of the retain term. gap_weight: weight of the gap term (0: the retain term alone).
+    kl_forget, kl_new, kl_retain: "teacher_student", "student_teacher" or "js". On D_n the helper A_n is the teacher and
+        A_D stands where A* stands on D_f, so equal orders make a and g commensurable.
+    reduction: "token_mean", "seq_mean", "seq_sum"; "legacy_mean" (divided by the number of classes, too) and
+        "legacy_batchmean_padded" (all positions of the released view, divided by the examples).
+    view: "scored", or "released": padded positions are counted and multi-label models are compared by a softmax.
+    gap_level: what the penalty is taken of: "dataset_mean" (batch mean of a against g over all of D_n), "batch" (against g
+        of the drawn batch), "example" or "token" (each against its paired example of D_n).
+    pairing: which batch of D_n meets a batch of D_f: "random", "fixed", "length" or "label" (matched).
+    gap_penalty: "abs", "squared", "huber" or "hinge" (only a < g is penalised).
+    retain_batches: batches of D_r per update (K). retain_sample: share of D_r they come from; retain_redraw: drawn anew
+        for every pass. student_dropout: whether A*'s dropout is on. anchor: set whose pass is an epoch.
+    cache: "exact" keeps what frozen models predict and lets them leave memory, "none" runs them at every update.
+
+    The sign of a - g alone gives the direction (the size of the mismatch never scales the step): a < g pushes A* away
+    from A_f. With a > g at the start the loss would pull A* towards the model that memorised D_f: that is warned of.
+    """
+
+    frozen_models = ("original", "forget_helper", "new_helper")
+    splits = ("forget", "new", "retain")
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        gap_weight: float = 1.0,
+        kl_forget: str = "teacher_student",
+        kl_new: str = "teacher_student",
+        kl_retain: str = "teacher_student",
+        reduction: str = "token_mean",
+        view: str = "scored",
+        gap_level: str = "dataset_mean",
+        pairing: str = "random",
+        gap_penalty: str = "abs",
+        retain_batches: int = 5,
+        retain_sample: float = 1.0,
+        retain_redraw: bool = False,
+        student_dropout: bool = True,
+        anchor: str = "forget",
+        cache: str = "exact",
+        stop: Stop | Mapping | None = None,
+        helpers: Helpers | Mapping | None = None,
+        optim: Optim | Mapping | None = None,
+    ) -> None:
+        super().__init__(optim)
+        self.alpha, self.gap_weight = alpha, gap_weight
+        self.kl_forget, self.kl_new, self.kl_retain = kl_forget, kl_new, kl_retain
+        self.reduction, self.view, self.gap_level = reduction, view, gap_level
+        self.pairing, self.gap_penalty = pairing, gap_penalty
+        self.retain_batches, self.retain_sample, self.retain_redraw = retain_batches, retain_sample, retain_redraw
+        self.student_dropout, self.anchor, self.cache = student_dropout, anchor, cache
+        self.stop = stop if isinstance(stop, Stop) else Stop(**(stop or {}))
+        self.helper_options = helpers if isinstance(helpers, Helpers) else Helpers(**(helpers or {}))
+        for key, known in CHOICES.items():
+            one_of(f"method.{key}", getattr(self, key), known)
+        one_of("method.stop.criterion", self.stop.criterion, ("none", "abs", "portion_of_first", "sigma"))
+        one_of("method.stop.smoothing", self.stop.smoothing, ("batch", "ema", "full"))
+        one_of("method.helpers.start", self.helper_options.start, ("pretrained", "scratch", "original"))
+        self.units = {"forget": _forget_unit(gap_level, reduction), "new": UNITS[reduction], "retain": UNITS[reduction]}
+        self.nonlinear = ("forget", "new") if gap_level in ("dataset_mean", "batch") else ()
+        self.g, self.a0, self.first_error = None, None, None
+        self.average: dict[str, float] = {}
+        self._paired: list[tuple[float, float, int]] = []
+
+    # Declarations ----------------------------------------------------------------------------------------------
+
+    def helpers(self) -> dict[str, Helper]:
+        options = self.helper_options
+        shared = dict(start=options.start, retain_share=options.retain_share, seed=options.seed, dedupe=options.dedupe)
+        return {
+            "forget_helper": Helper("forget", **shared, optim=options.optim),
+            "new_helper": Helper("new", **shared, per_request=False, optim=options.optim),
+        }
+
+    def draws(self, epoch: int) -> Draws:
+        first = ("forget",) if self.gap_level == "dataset_mean" else ("forget", "new")
+        return [first] + [("retain",)] * self.retain_batches
+
+    def stream(self, seed: int) -> Updates:
+        names = {name for step in self.draws(0) for name in step}
+        return Updates(
+            {name: self.sets[name] for name in sorted(names)},
+            self.draws,
+            self.optim.batch_size,
+            seed,
+            self.optim.micro_batch_size,
+            self.optim.bucket,
+            share={"retain": self.retain_sample},
+            redraw=self.retain_redraw,
+            partners=self._partners(),
+            anchor=self.anchor,
+        )
+
+    def _partners(self) -> dict:
+        forget, new = self.sets["forget"], self.sets["new"]
+        if self.pairing == "random" or self.gap_level == "dataset_mean":
+            return {}
+        keys = {
+            "fixed": lambda examples: range(len(examples)),
+            "length": lambda examples: examples.lengths(),
+            "label": lambda examples: examples.column("labels"),
+        }[self.pairing]
+        return {("forget", "new"): matched_partners(forget, new, keys(forget), keys(new))}
+
+    # Before the first update -----------------------------------------------------------------------------------
+
+    def prepare(self, module: TaskModule, updates: int) -> None:
+        module.dropout = self.student_dropout
+        if self.cache == "exact":
+            self._fill_caches(updates)
+        self.g = self._mean_gap(self.sets["new"], lambda batch: self._new_gap(batch))
+        if self.a0 is None:
+            self.a0 = self.full_gap(module)
+            if self.a0 > self.g and self.gap_weight:
+                note(
+                    f"a0 = {self.a0:.4f} > g = {self.g:.4f}: A* is already further from A_f than A_D is from A_n; the gap "
+                    "term will pull it towards A_f at first. Check the helpers (method.helpers.*)."
+                )
+
+    def _fill_caches(self, updates: int) -> None:
+        original, forget_helper, new_helper = (self.frozen[name] for name in self.frozen_models)
+        forget_helper.cache(self.sets["forget"], self.view)
+        new_helper.cache(self.sets["new"], self.view)
+        original.cache(self.sets["new"], self.view)
+        forget_helper.drop_model()
+        new_helper.drop_model()
+        drawn = updates * self.retain_batches * self.optim.batch_size
+        if drawn > len(self.sets["retain"]):  # else most examples are seen once at most, and caching them all is dearer
+            original.cache(self.sets["retain"], self.view)
+            original.drop_model()
+
+    @torch.no_grad()
+    def full_gap(self, module: TaskModule) -> float:
+        """a over all of D_f, the student in eval mode."""
+        training = module.model.training
+        module.model.eval()
+        gap = self._mean_gap(self.sets["forget"], lambda batch: self._forget_gap(module, batch), module.device)
+        module.model.train(training)
+        return gap
+
+    def _mean_gap(self, examples, gap, device: torch.device | None = None) -> float:
+        total, count = 0.0, 0
+        for positions in in_order(examples, 256):
+            batch = {name: value.to(device) for name, value in examples.batch(positions).items()}
+            values, predictions = gap(batch)
+            total += float(self._sum(values, predictions))
+            count += _units(UNITS[self.reduction], predictions)
+        return total / count
+
+    # The loss --------------------------------------------------------------------------------------------------
+
+    def terms(self, module: TaskModule, step: Step) -> dict[str, Tensor]:
+        if "retain" in step:
+            batch = step["retain"]
+            student = module.predict(batch, self.view)
+            teacher = self.frozen["original"].predict(batch, self.view)
+            return {"retain": self._sum(divergence(self.kl_retain, teacher, student), student)}
+        values, student = self._forget_gap(module, step["forget"])
+        if self.gap_level == "dataset_mean":
+            return {"forget": self._sum(values, student)}
+        new_values, new = self._new_gap(step["new"])
+        if self.gap_level == "batch":
+            return {"forget": self._sum(values, student), "new": self._sum(new_values, new)}
+        return {"forget": self._paired_penalty(values, student, self._per_example(new_values, new))}
+
+    def combine(self, means: dict[str, Tensor]) -> Tensor:
+        gap = means["forget"]
+        if self.gap_level in ("dataset_mean", "batch"):
+            target = torch.as_tensor(self.g) if self.gap_level == "dataset_mean" else means["new"]
+            gap = self._penalty(gap - target)
+        return self.gap_weight * gap + self.alpha * means.get("retain", torch.zeros(()))
+
+    def _forget_gap(self, module: TaskModule, batch: Batch) -> tuple[Tensor, Predictions]:
+        student = module.predict(batch, self.view)
+        teacher = self.frozen["forget_helper"].predict(batch, self.view)
+        return divergence(self.kl_forget, teacher, student), student
+
+    def _new_gap(self, batch: Batch) -> tuple[Tensor, Predictions]:
+        original = self.frozen["original"].predict(batch, self.view)
+        helper = self.frozen["new_helper"].predict(batch, self.view)
+        return divergence(self.kl_new, helper, original), original
+
+    def _sum(self, values: Tensor, predictions: Predictions) -> Tensor:
+        """[P] values summed so that division by the count of units gives the reduction."""
+        if self.reduction == "seq_mean":
+            return predictions.mean_per_example(values).sum()
+        if self.reduction == "legacy_mean":
+            return values.sum() / predictions.log_probs.shape[1]
+        return values.sum()
+
+    def _per_example(self, values: Tensor, predictions: Predictions) -> Tensor:
+        summed = self.reduction in ("seq_sum", "legacy_batchmean_padded")
+        return predictions.sum_per_example(values) if summed else predictions.mean_per_example(values)
+
+    def _paired_penalty(self, values: Tensor, student: Predictions, target: Tensor) -> Tensor:
+        target = target[torch.arange(student.size, device=target.device) % len(target)]
+        own = self._per_example(values, student)
+        self._paired.append((float(own.sum().detach()), float(target.sum()), student.size))
+        if self.gap_level == "token":
+            return self._penalty(values - target[student.example]).sum()
+        return self._penalty(own - target).sum()
+
+    def _penalty(self, difference: Tensor) -> Tensor:
+        if self.gap_penalty == "squared":
+            return difference.square()
+        if self.gap_penalty == "huber":
+            return F.huber_loss(difference, torch.zeros_like(difference), reduction="none")
+        if self.gap_penalty == "hinge":
+            return F.relu(-difference)
+        return difference.abs()
+
+    # After each update -----------------------------------------------------------------------------------------
+
+    def after_update(self, module: TaskModule, means: dict[str, float], loss: float) -> None:
+        a, g = self._gaps(means)
+        error = abs(a - g)
+        self.first_error = error if self.first_error is None else self.first_error
+        for name, value in (("a", a), ("g", g)):
+            self.average[name] = self.stop.decay * self.average.get(name, value) + (1 - self.stop.decay) * value
+        sign = float((a > g) - (a < g))
+        row = {"loss": loss, "a": a, "g": g, "a0": self.a0, "sign": sign, "error": error, "retain": means["retain"]}
+        self.record(module, row)
+        if self._aligned(module, a, g):
+            module.trainer.should_stop = True
+
+    def _gaps(self, means: dict[str, float]) -> tuple[float, float]:
+        if self.gap_level in ("dataset_mean", "batch"):
+            return means["forget"], means.get("new", self.g)
+        own, target, count = (sum(column) for column in zip(*self._paired, strict=True))
+        self._paired.clear()
+        return own / count, target / count
+
+    def _aligned(self, module: TaskModule, a: float, g: float) -> bool:
+        stop, update = self.stop, len(self.history)
+        forget_passes = update * self.optim.batch_size / len(self.sets["forget"])
+        if stop.criterion == "none" or update % stop.every or forget_passes < stop.min_forget_epochs:
+            return False
+        if stop.smoothing == "ema":
+            a, g = self.average["a"], self.average["g"]
+        elif stop.smoothing == "full":
+            a, g = self.full_gap(module), self.g
+        bound = {"abs": 1.0, "portion_of_first": self.first_error, "sigma": abs(g)}[stop.criterion] * stop.value
+        return abs(a - g) <= bound
+
+    def state_dict(self) -> dict:
+        own = {"a0": self.a0, "first_error": self.first_error, "average": dict(self.average)}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.a0, self.first_error = state["a0"], state["first_error"]
+        self.average = dict(state["average"])
+
+
+def _forget_unit(gap_level: str, reduction: str) -> str:
+    return {"example": "example", "token": "position"}.get(gap_level, UNITS[reduction])
+
+
+def _units(unit: str, predictions: Predictions) -> int:
+    return len(predictions.targets) if unit == "position" else predictions.size

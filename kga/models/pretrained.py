@@ -1,0 +1,56 @@
+"""Pretrained models: a name on the hub or a folder."""
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from kga.errors import UserError
+from kga.models.scratch import seeded
+
+
+class Pretrained:
+    """Any backbone that the task's Auto class loads, with its own tokenizer and a fresh head.
+
+    name: hub name or folder. revision: branch, tag or commit on the hub.
+    """
+
+    def __init__(
+        self, name: str, max_length: int, revision: str | None = None, recommended: dict | None = None
+    ) -> None:
+        self.name, self.revision, self.max_length = name, revision, max_length
+        looks_local = name.startswith(("/", "./", "../", "~")) or Path(name).exists()
+        if looks_local and not (Path(name).expanduser() / "config.json").is_file():
+            raise UserError(
+                f"model.name={name} is no model folder: it has no config.json; give a hub name or a saved model"
+            )
+        self._source = str(Path(name).expanduser()) if looks_local else name
+
+    def tokenizer_recipe(self) -> None:
+        """None: the tokenizer comes with the model and is not trained."""
+
+    def tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        return self._loaded(AutoTokenizer.from_pretrained)
+
+    def model(
+        self, task: type, tokenizer: PreTrainedTokenizerBase, head: dict, seed: int, scratch: bool = False
+    ) -> PreTrainedModel:
+        """The pretrained model with a head drawn from ``seed``; ``scratch``: the same architecture, all weights random."""
+        if scratch:
+            config = copy.deepcopy(self._loaded(AutoConfig.from_pretrained))
+            config.update(head)
+            return seeded(task, config, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._loaded(task.auto_model.from_pretrained, **head)
+
+    def _loaded(self, load: Callable, **entries):
+        try:
+            return load(self._source, revision=self.revision, **entries)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"model.name={self.name} can't be loaded ({reason}): check the name, or give a folder with a saved model"
+            ) from error

@@ -1,0 +1,97 @@
+"""`kga-report PATH...`: collects results and writes the tables over them."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from kga.console import console
+from kga.errors import UserError
+from kga.report.collect import collect
+from kga.report.tables import HEADER, MainTable, aggregate, main_tables, tidy
+from kga.report.writers import WRITERS, Collected, write
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 after a mistake of the user, told in one line."""
+    arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? and not a traceback
+    try:
+        _report(arguments.paths, _formats(arguments.to), arguments.output)
+    except UserError as error:
+        print(f"kga-report: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kga-report", description="Collect the results of runs into tables over seeds."
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="folder with runs below it, or a result.json"
+    )
+    parser.add_argument("--to", default="html,csv", metavar="FORMATS", help=f"comma-separated: {','.join(WRITERS)}")
+    parser.add_argument("--output", default="kga-report", type=Path, metavar="DIR", help="where to write (kga-report)")
+    return parser
+
+
+def _formats(text: str) -> list[str]:
+    formats = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in formats if name not in WRITERS]
+    if unknown or not formats:
+        raise UserError(f"--to {text}: name one or more of {', '.join(WRITERS)}")
+    return formats
+
+
+def _report(paths: list[Path], formats: list[str], output: Path) -> None:
+    runs = collect(paths)
+    values = tidy(runs)
+    aggregated = aggregate(values)
+    collected = Collected(runs, values, aggregated, main_tables(aggregated))
+    for table in collected.tables:
+        console.print(_terminal_table(table))
+        console.print()
+    for run in collected.failed:
+        console.print(Text.assemble(("failed: ", "red"), f"{run.folder}: {run.error}"), soft_wrap=True)
+    console.print(f"{len(runs)} runs, {len(collected.failed)} of them failed")
+    try:
+        written = write(collected, formats, output)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written to ({error}); name another folder") from None
+    for path in written:
+        console.print(Text.assemble("Wrote ", (str(path), "bold")), soft_wrap=True)
+
+
+def _terminal_table(table: MainTable) -> Table:
+    shown = Table(
+        title=f"{table.title}: {table.metric} in %, mean±deviation over n seeds",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    shown.add_column("model", min_width=10, overflow="fold")
+    for name in HEADER[2:]:
+        shown.add_column("n" if name == "seeds" else name, justify="right", no_wrap=True)
+    for line in table.lines:
+        # The setting stands under the model: the table fits 80 columns however many keys differ.
+        setting = f"\n{line['setting'].replace(', ', chr(10))}" if line["setting"] else ""
+        model = Text.assemble(line["model"], (setting, "dim"))
+        numbers = {name: line[name].replace(" ± ", "±") for name in HEADER[2:]}
+        numbers["seconds"] = numbers["seconds"].partition("±")[0]
+        shown.add_row(model, *numbers.values())
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The figures of a run's report, as SVG that stands in the page and takes its colours from the page's theme."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Matplotlib draws in these colours; in the SVG each becomes the page's variable of that name, light or dark.
+_COLOURS = {
+    "ink": "#010101",
+    "muted": "#020202",
+    "original": "#030303",
+    "unlearned": "#040404",
+    "retrain": "#050505",
+    "away": "#060606",
+    "towards": "#070707",
+}
+_RC = {
+    "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's font
+    "svg.hashsalt": "kga",  # the same run gives the same file
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    **{name: _COLOURS["ink"] for name in ("text.color", "axes.labelcolor", "axes.titlecolor")},
+    **{name: _COLOURS["muted"] for name in ("axes.edgecolor", "xtick.color", "ytick.color")},
+}
+_MOST_POINTS = 400  # of a curve; longer ones are averaged over neighbouring updates
+_BINS = 28
+_LEAST_LOSS = 1e-4  # nats; smaller losses share the first bin
+
+
+def gap_curves(updates: pd.DataFrame) -> Markup:
+    """The gap a of the student over updates beside its target g, the area between them shaded by the sign of a - g."""
+    curves = _thin(updates)
+    update, a, g = (curves[name].to_numpy(float) for name in ("update", "a", "g"))
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas("update", "KL in nats")
+        for where, name, label in ((a <= g, "away", "a < g: pushes away"), (a > g, "towards", "a > g: pulls back")):
+            style = {"color": _COLOURS[name], "alpha": 0.35, "lw": 0, "label": label}
+            axes.fill_between(update, a, g, where=where, interpolate=True, **style)
+        axes.plot(update, a, color=_COLOURS["unlearned"], lw=1.6, label="a (forget set)")
+        axes.plot(update, g, color=_COLOURS["ink"], lw=1.2, ls="--", label="g (new examples)")
+        _legend_above(axes)
+        return _svg(figure, "The gaps a and g over the updates")
+
+
+def curve(updates: pd.DataFrame, column: str, label: str) -> Markup:
+    """One column over the updates."""
+    curves = _thin(updates)
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas("update", label)
+        axes.plot(curves["update"], curves[column], color=_COLOURS["unlearned"], lw=1.6)
+        return _svg(figure, f"{label} over the updates")
+
+
+def loss_histogram(examples: pd.DataFrame, split: str) -> Markup:
+    """Losses of a split's examples: original and unlearned filled, the retrained model's as an outline.
+
+    Losses that are not finite count among the examples but stand in no bin.
+
+    Args:
+        examples: columns model, split, loss (nats).
+    """
+    chosen = examples[examples["split"] == split]
+    losses = {
+        model: np.maximum(chosen.loc[chosen["model"] == model, "loss"].to_numpy(float), _LEAST_LOSS)
+        for model in ("original", "unlearned", "retrain")
+    }
+    bins = _bins(np.concatenate(list(losses.values())))
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas("loss in nats", "share of examples")
+        axes.set_xscale("log")
+        for model, label in (("original", "before"), ("unlearned", "after")):
+            _hist(axes, losses[model], bins, color=_COLOURS[model], alpha=0.5, label=f"{label} ({model})")
+        _hist(axes, losses["retrain"], bins, histtype="step", color=_COLOURS["retrain"], lw=1.6, label="retrained")
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        _legend_above(axes)
+        return _svg(figure, f"Losses on {split} before and after unlearning")
+
+
+def _hist(axes: Axes, losses: np.ndarray, bins: np.ndarray, **style: object) -> None:
+    finite = losses[np.isfinite(losses)]
+    if len(finite):
+        axes.hist(finite, bins, weights=np.full(len(finite), 1 / len(losses)), **style)
+
+
+def _bins(losses: np.ndarray) -> np.ndarray:
+    """Edges that grow by a constant factor and hold all finite losses."""
+    finite = losses[np.isfinite(losses)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (_LEAST_LOSS, 1.0)
+    return np.geomspace(low, max(high, low * 1.1) * 1.0001, _BINS + 1)
+
+
+def _thin(updates: pd.DataFrame) -> pd.DataFrame:
+    width = -(-len(updates) // _MOST_POINTS)
+    numbers = updates.select_dtypes("number")
+    return numbers.groupby(np.arange(len(updates)) // max(width, 1)).mean()
+
+
+def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _legend_above(axes: Axes) -> None:
+    axes.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9, handlelength=1.4, columnspacing=1)
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    """The figure as an <svg> element: colours as variables, no fixed size, no ids that a second figure would repeat."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for name, colour in _COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(
+        r'^<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(description)}">', svg
+    )
+    return Markup(svg)

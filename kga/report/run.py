@@ -1,0 +1,184 @@
+"""The report of one run: one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from kga.report import figures, summary
+from kga.report.collect import read_result
+from kga.report.render import render
+
+EXTREMES = 10  # examples listed as most, and as least, forgotten
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of every number of one part of the result: lines of (group, metric, one value per column)."""
+
+    columns: list[str]
+    lines: list[tuple[str, str, list[Any]]]
+
+
+def write_run_report(folder: Path, texts: Mapping[str, str] | None = None) -> Path:
+    """Write `report.html` into a run's folder and return its path.
+
+    Args:
+        folder: holds result.json; examples.parquet and updates.csv are used where they lie.
+        texts: text by example id, shown beside the most and least forgotten examples; none by default.
+
+    Raises:
+        UserError: the folder holds no readable result.json.
+    """
+    result = read_result(folder / "result.json")
+    page = render("run.html.j2", **_context(folder, result, texts or {}))
+    path = folder / "report.html"
+    # Aside and renamed, so that a page is never half written.
+    aside = folder / f".report-{os.getpid()}.html"
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    rows = summary.main_rows(result)
+    completed = result["status"] == "completed"
+    examples = _examples(folder) if completed else None
+    return {
+        "result": result,
+        "completed": completed,
+        "verdict": summary.verdict(result),
+        "metric": summary.METRIC_NAMES[summary.main_metric(result)],
+        "rows": rows,
+        "splits": summary.SPLITS,
+        "tones": {split: {row.role: summary.tone(row, rows, split) for row in rows} for split in summary.SPLITS},
+        "points": summary.points,
+        "signed": summary.signed,
+        "utility": grid(result.get("utility")),
+        "forgetting": _with_excess(grid(result.get("forgetting"))),
+        "membership": grid(result.get("membership")),
+        "seconds": {
+            stage: f"{value:.1f} s" for stage, value in (result.get("seconds") or {}).items() if value is not None
+        },
+        "cost": _cost(result),
+        "curves": _curves(folder) if completed else [],
+        "histograms": _histograms(examples),
+        "forgotten": _forgotten(examples, texts),
+        "config": json.dumps(result.get("config") or {}, indent=2, ensure_ascii=False),
+    }
+
+
+def grid(values: Mapping[str, Any] | None) -> Grid:
+    """Turn {model: {group: {metric: value}}} into a table with one column per model, floor and A_R first."""
+    values = values or {}
+    known = [model for model in summary.LABELS if model in values]
+    models = known + [model for model in values if model not in known]
+    keys = dict.fromkeys(
+        (group, metric) for model in models for group, metrics in values[model].items() for metric in metrics
+    )
+    lines = [(group, metric, [values[model].get(group, {}).get(metric) for model in models]) for group, metric in keys]
+    return Grid([summary.LABELS.get(model, model) for model in models], lines)
+
+
+def _with_excess(table: Grid) -> Grid:
+    """Add the column that distances are to be read by: what is left of them above the noise floor."""
+    floor, unlearned = summary.LABELS["noise_floor"], summary.LABELS["unlearned"]
+    if floor not in table.columns or unlearned not in table.columns:
+        return table
+
+    def excess(metric: str, values: list[Any]) -> float | None:
+        # The floor lies between retrained models: it says nothing about distances to the original.
+        return None if "_original" in metric else summary.difference(values[at_unlearned], values[at_floor])
+
+    at_floor, at_unlearned = table.columns.index(floor), table.columns.index(unlearned)
+    lines = [(group, metric, [*values, excess(metric, values)]) for group, metric, values in table.lines]
+    return Grid([*table.columns, "unlearned - floor"], lines)
+
+
+def _cost(result: Mapping[str, Any]) -> dict[str, str]:
+    """`cost` for reading: seconds, and bytes in MiB."""
+    known = {name: value for name, value in (result.get("cost") or {}).items() if value is not None}
+    return {
+        name.removesuffix("_bytes").removesuffix("_seconds"): (
+            f"{value / 2**20:,.1f} MiB" if name.endswith("_bytes") else f"{value:.1f} s"
+        )
+        for name, value in known.items()
+    }
+
+
+def _examples(folder: Path) -> pd.DataFrame | None:
+    path = folder / "examples.parquet"
+    return pd.read_parquet(path, columns=["id", "model", "split", "loss"]) if path.exists() else None
+
+
+def _curves(folder: Path) -> list[tuple[str, Markup]]:
+    """(caption, figure) for the columns that the method wrote."""
+    path = folder / "updates.csv"
+    if not path.exists() or path.stat().st_size <= 1:
+        return []
+    updates = pd.read_csv(path)
+    if updates.empty:
+        return []
+    found = []
+    if {"a", "g"} <= set(updates):
+        changes = int((updates["a"] > updates["g"]).diff().fillna(False).astype(bool).sum())
+        start = f"; a0 = {updates['a0'].iloc[0]:.3g} nats" if "a0" in updates else ""
+        found.append(
+            (f"Gaps: a against its target g; a - g changed sign {changes} times{start}", figures.gap_curves(updates))
+        )
+    named = {
+        "retain": ("Retain term", "retain term"),
+        "loss": ("Loss", "loss"),
+        "lr": ("Learning rate", "learning rate"),
+    }
+    found += [
+        (caption, figures.curve(updates, column, label))
+        for column, (caption, label) in named.items()
+        if column in updates and updates[column].notna().any()
+    ]
+    return found
+
+
+def _histograms(examples: pd.DataFrame | None) -> list[tuple[str, Markup]]:
+    if examples is None:
+        return []
+    present = set(examples["split"])
+    return [
+        (split, figures.loss_histogram(examples, split)) for split in ("forget", "test", "retain") if split in present
+    ]
+
+
+def _forgotten(examples: pd.DataFrame | None, texts: Mapping[str, str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The forget examples whose loss rose most and least from original to unlearned."""
+    if examples is None:
+        return []
+    losses = examples[examples["split"] == "forget"].pivot_table(index="id", columns="model", values="loss")
+    if not {"original", "unlearned"} <= set(losses):
+        return []
+    losses["change"] = losses["unlearned"] - losses["original"]
+    ordered = losses.dropna(subset="change").sort_values("change", ascending=False, kind="stable")
+    most = ordered.head(EXTREMES)
+    least = ordered.iloc[len(most) :].tail(EXTREMES).iloc[::-1]
+    return [
+        (title, [_example(str(name), values, texts) for name, values in part.iterrows()])
+        for title, part in (("Most forgotten", most), ("Least forgotten", least))
+        if len(part)
+    ]
+
+
+def _example(name: str, losses: pd.Series, texts: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "text": texts.get(name),
+        "original": float(losses["original"]),
+        "unlearned": float(losses["unlearned"]),
+        "retrain": float(losses["retrain"]) if "retrain" in losses else None,
+        "change": float(losses["change"]),
+    }

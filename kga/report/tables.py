@@ -1,0 +1,185 @@
+"""From runs to tables: one tidy frame of every number, mean and deviation over seeds, the main tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kga.report import summary
+from kga.report.collect import Run
+
+GROUP = ["task", "data", "model"]
+ROW = [*GROUP, "role", "method", "setting"]
+VALUE = ["quantity", "split", "metric"]
+# Keys that decide where and how a run is made, not what comes out; seeds are what is averaged over.
+_NO_SETTING = {"seed", "output", "store", "trainer", "launcher", "logger", "report", "attack", "reference", "hydra"}
+_SETTING_AFTER_ALL = {"trainer.precision"}
+
+
+def tidy(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row per number of every completed run.
+
+    Columns: folder, task, data, model, seed, role (of the model that the number belongs to), method (of the unlearned
+    model, else empty), setting (the config keys in which runs of the table differ), quantity (utility, forgetting,
+    score, membership, seconds), split (or attack), metric, value.
+    """
+    completed = [run for run in runs if run.completed]
+    settings = _settings(completed)
+    rows = [
+        (
+            str(run.folder),
+            *_identity(run),
+            role,
+            run.method if unlearned else "",
+            settings[run.folder][unlearned],
+            *number,
+        )
+        for run in completed
+        for role, *number in _numbers(run.result)
+        for unlearned in [role == "unlearned"]
+    ]
+    columns = ["folder", *GROUP, "seed", "role", "method", "setting", *VALUE, "value"]
+    return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64", "value": float})
+
+
+def _identity(run: Run) -> tuple[Any, ...]:
+    return (*(str(run.result.get(name)) for name in GROUP), run.result.get("seed"))
+
+
+def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float]]:
+    """(role, quantity, split, metric, value) for every single number of a result."""
+    for quantity in ("utility", "forgetting", "membership"):
+        for role, groups in (result.get(quantity) or {}).items():
+            for group, metrics in groups.items():
+                for metric, value in metrics.items():
+                    if _is_number(value):
+                        yield role, quantity, group, metric, float(value)
+    for role, metrics in (result.get("score") or {}).items():
+        for metric, value in metrics.items():
+            if _is_number(value):
+                yield role, "score", "", metric, float(value)
+    for role in summary.LABELS:
+        seconds = summary.seconds_of(result, role)
+        if seconds is not None:
+            yield role, "seconds", "", "seconds", seconds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _settings(runs: list[Run]) -> dict[Path, tuple[str, str]]:
+    """By run: in which config keys it differs, (without, with) the keys of its method.
+
+    Models that no method touched are told apart by the shared keys alone; methods' own keys are compared within one
+    method.
+    """
+    configs = {run.folder: _flat(run.result.get("config") or {}) for run in runs}
+    shared: dict[tuple[Any, ...], list[Path]] = {}
+    own: dict[tuple[Any, ...], list[Path]] = {}
+    for run in runs:
+        group = _identity(run)[:-1]
+        shared.setdefault(group, []).append(run.folder)
+        own.setdefault((*group, run.method), []).append(run.folder)
+    without = _differences(shared.values(), configs, lambda key: key.split(".")[0] != "method")
+    within = _differences(own.values(), configs, lambda key: key.startswith("method."))
+    return {
+        folder: (without[folder], ", ".join(part for part in (without[folder], within[folder]) if part))
+        for folder in configs
+    }
+
+
+def _differences(
+    groups: Iterable[list[Path]], configs: dict[Path, dict[str, Any]], wanted: Callable[[str], bool]
+) -> dict[Path, str]:
+    """By run: the wanted keys that are not the same throughout its group, as key=value."""
+    told = {}
+    for folders in groups:
+        keys = dict.fromkeys(key for folder in folders for key in configs[folder] if wanted(key))
+        varying = [key for key in keys if len({repr(configs[folder].get(key)) for folder in folders}) > 1]
+        for folder in folders:
+            told[folder] = ", ".join(f"{key}={configs[folder].get(key)}" for key in varying)
+    return told
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{key}.")
+        elif name != "seed" and (key.split(".")[0] not in _NO_SETTING or key in _SETTING_AFTER_ALL):
+            flat[key] = value
+    return flat
+
+
+def aggregate(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean, standard deviation (n - 1; NaN for one seed) and number of seeds of every number.
+
+    Runs that share a seed and everything else (the same A_R beside several methods) count once. A value that is NaN for
+    one seed makes the mean NaN: it is not left out.
+    """
+    per_seed = values.groupby([*ROW, *VALUE, "seed"], sort=False, dropna=False)["value"].mean()
+    table = per_seed.groupby(level=[*ROW, *VALUE], sort=False).agg(["mean", "std", "count", "size"])
+    table.loc[table["count"] < table["size"], ["mean", "std"]] = float("nan")
+    return table.drop(columns="count").rename(columns={"size": "seeds"}).reset_index()
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """One (task, data, model): a line per row, columns as in `header`; `metric` is what its shares are."""
+
+    title: str
+    metric: str
+    lines: list[dict[str, str]]
+
+
+HEADER = ("model", "setting", "seeds", *summary.SPLITS, "JSD", "ToW", "seconds")
+
+
+def main_tables(aggregated: pd.DataFrame) -> list[MainTable]:
+    """The main table of every (task, data, model): noise floor and A_R first, then the original, then the methods."""
+    return [_main_table(group, part) for group, part in aggregated.groupby(GROUP, sort=True)]
+
+
+def _main_table(group: tuple[str, ...], part: pd.DataFrame) -> MainTable:
+    utility = part[part["quantity"] == "utility"]
+    metric = summary.metric_among(
+        [
+            dict(zip(one["metric"], one["mean"], strict=True))
+            for _, one in utility.groupby(["role", "method", "setting", "split"])
+        ]
+    )
+    rows = [(*name, numbers) for name, numbers in part.groupby(["role", "method", "setting"], sort=True)]
+    known = [row for row in rows if row[0] in summary.LABELS]
+    known.sort(key=lambda row: (list(summary.LABELS).index(row[0]), *row[1:3]))
+    return MainTable(" / ".join(group), summary.METRIC_NAMES[metric], [_line(*row, metric) for row in known])
+
+
+def _line(role: str, method: str, setting: str, numbers: pd.DataFrame, metric: str) -> dict[str, str]:
+    cells = {tuple(row[:3]): row[3:] for row in numbers[[*VALUE, "mean", "std"]].itertuples(index=False)}
+    wanted = {
+        **{split: (("utility", split, metric), 100, 1) for split in summary.SPLITS},
+        "JSD": (("forgetting", "forget", "jsd"), 1, 3),
+        "ToW": (("score", "", "tow"), 1, 3),
+        "seconds": (("seconds", "", "seconds"), 1, 1),
+    }
+    line = {"model": method or summary.LABELS[role], "setting": setting, "seeds": str(numbers["seeds"].max())}
+    line |= {
+        name: spread(*cells.get(key, (None, None)), scale, places) for name, (key, scale, places) in wanted.items()
+    }
+    if role == "retrain":
+        line |= {"JSD": "0", "ToW": "1"}
+    return line
+
+
+def spread(mean: float | None, deviation: float | None, scale: float, places: int) -> str:
+    """'74.1 ± 0.3'; the mean alone where there is one seed, a dash for no value."""
+    if mean is None:
+        return "-"
+    known = deviation is not None and deviation == deviation
+    return f"{scale * mean:.{places}f}" + (f" ± {scale * deviation:.{places}f}" if known else "")

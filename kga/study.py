@@ -1,0 +1,244 @@
+"""The trained models of one study: each is made once, kept in the store, and found again by whoever needs it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from kga.console import note
+from kga.data.batching import Updates, train_only
+from kga.data.corpus import column
+from kga.data.encoded import Examples, encode, everything
+from kga.data.splits import Split, Splits
+from kga.errors import UserError
+from kga.hashing import digest, folder_digest, state_digest
+from kga.memory import PeakMemory
+from kga.methods.base import Helper, Method
+from kga.optim import Optim
+from kga.store import Artifact, Store
+from kga.tasks.base import TaskModule
+from kga.training import EpochEnds, fit
+
+RECIPE = 1  # raised when training code changes what the same settings give
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model of the study. key: names it by content. seconds: what it cost to make, also when it was reused."""
+
+    folder: Path
+    key: str
+    meta: Mapping
+    bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.meta.get("seconds", 0.0)
+
+
+class Study:
+    """Data, splits, model family and store of one run; trains what is asked for.
+
+    task: class of the task. family: builds models and tokenizers (kga.models). original: a given model folder, instead
+    of training A_D. hardware: arguments of Lightning's Trainer.
+    """
+
+    def __init__(
+        self, splits: Splits, task: type[TaskModule], family, head: dict, optim: Optim, store: Store, hardware: Mapping,
+        seed: int, original: str | None = None, loggers=(),
+    ) -> None:  # fmt: skip
+        self.splits, self.task, self.family, self.optim = splits, task, family, optim
+        self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
+        self.given = Path(original).expanduser() if original else None
+        self.max_length = family.max_length
+        given = task.load(self.given) if self.given else None
+        self.head = task.head(given.labels, given.multi_label) if given else head
+        self.tokenizer = given.tokenizer if given else self._tokenizer()
+        codec = self._around(given.model if given else family.model(task, self.tokenizer, head, seed))
+        self.tables: dict[str, Dataset] = {
+            name: encode(table, codec, store, splits.fingerprint(Split(name, np.arange(len(table)))))
+            for name, table in splits.tables.items()
+        }
+        self._codec = codec
+
+    # Parts -----------------------------------------------------------------------------------------------------
+
+    def _tokenizer(self):
+        """The pretrained model's, or one trained on the inputs of D alone."""
+        recipe = self.family.tokenizer_recipe()
+        if recipe is None:
+            return self.family.tokenizer(lambda: ())
+        train = self.splits["train"]
+
+        def make(out: Path, work: Path) -> dict:
+            texts = lambda: (text for text in self.splits.strings(train, self.task.fields[0]))  # noqa: E731
+            self.family.tokenizer(texts).save_pretrained(out / "tokenizer")
+            return {}
+
+        from transformers import AutoTokenizer
+
+        found = self.store.get("tokenizers", recipe | {"examples": self.splits.fingerprint(train)}, make)
+        return AutoTokenizer.from_pretrained(found.path / "tokenizer")
+
+    def _around(self, model, optim: Optim | None = None) -> TaskModule:
+        return self.task(model, self.tokenizer, self.max_length, optim or self.optim)
+
+    def load(self, trained: Trained, optim: Optim | None = None) -> TaskModule:
+        """A task around a model of this study."""
+        return self.task.load(trained.folder, self.max_length, optim or self.optim)
+
+    def examples(self, name: str) -> Examples:
+        """The encoded examples of a set."""
+        return self.view(self.splits[name])
+
+    def view(self, split: Split) -> Examples:
+        """The encoded examples of some rows."""
+        return Examples(self.tables[split.source], split.rows, self._codec)
+
+    # Models ----------------------------------------------------------------------------------------------------
+
+    def original(self) -> Trained:
+        """A_D: trained on D, or the given model."""
+        if self.given is not None:
+            return Trained(self.given, folder_digest(self.given), {})
+        return self._train("original", self.splits["train"], "A_D on D", epoch_ends=True)
+
+    def retrained(self, number: int = 0) -> Trained:
+        """A_R: trained on D_r with A_D's recipe and number of epochs. ``number`` > 0: further ones, with other seeds."""
+        epochs = self.original().meta.get("epochs") if self.optim.patience else None
+        title = "A_R on D without the forget set" + (f" (seed {number + 1})" if number else "")
+        return self._train(
+            "retrained", self.splits["retain"], title, seed=self.seed + 1000 * number, stop_epochs=epochs
+        )
+
+    def helper(self, name: str, helper: Helper) -> Trained:
+        """An auxiliary model of a method."""
+        rows = self.splits[helper.split].rows
+        if helper.retain_share:
+            rows = np.concatenate([rows, self._extra(helper, rows)])
+        optim = replace(self.optim, **helper.optim)
+        title = {"forget": "A_f on the forget set", "new": "A_n on the new set"}.get(helper.split, name)
+        return self._train("helpers", Split("train", rows), title, optim=optim, start=helper.start)
+
+    def _extra(self, helper: Helper, rows: np.ndarray) -> np.ndarray:
+        retain = self.splits["retain"].rows
+        chosen = np.random.default_rng([helper.seed, 4]).random(len(retain)) < helper.retain_share
+        extra = retain[chosen]
+        if helper.dedupe:
+            texts = column(self.splits.tables["train"], "input_hash").to_pandas()
+            extra = extra[~texts.iloc[extra].isin(texts.iloc[rows]).to_numpy()]
+        return extra
+
+    def _initial(self, start: str, seed: int, optim: Optim) -> TaskModule:
+        if start == "original":
+            return self.load(self.original(), optim)
+        return self._around(
+            self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch"), optim
+        )
+
+    def _train(
+        self, kind: str, split: Split, title: str, *, seed: int | None = None, optim: Optim | None = None,
+        start: str = "pretrained", epoch_ends: bool = False, stop_epochs: int | None = None,
+    ) -> Trained:  # fmt: skip
+        seed, optim = self.seed if seed is None else seed, optim or self.optim
+        module = self._initial(start, seed, optim)
+        recipe = {
+            "recipe": RECIPE,
+            "encoding": module.encoding(),
+            "weights": state_digest(module.model.state_dict()),
+            "architecture": _architecture(module),
+            "examples": self.splits.fingerprint(split),
+            "optim": asdict(optim) | {"stop_epochs": stop_epochs},
+            "validation": self.splits.fingerprint(self.splits["validation"]) if optim.patience else None,
+            "seed": seed,
+            "precision": str(self.hardware.get("precision")),
+            "epoch_ends": epoch_ends,
+        }
+
+        def make(out: Path, work: Path) -> dict:
+            view = self.view(split)
+            updates = Updates({"train": view}, train_only, optim.batch_size, seed, optim.micro_batch_size, optim.bucket)
+            watch = kind == "original" and bool(optim.patience)
+            validation = everything(self.tables["validation"], self._codec)
+            meta = fit(
+                module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work, description=title,
+                callbacks=[EpochEnds(work / "epoch_ends")] if epoch_ends else [], stop_epochs=stop_epochs,
+                validation=_batches(validation, optim.batch_size) if watch else None,
+            )  # fmt: skip
+            module.save(out)
+            if epoch_ends:
+                (work / "epoch_ends").rename(out / "epoch_ends")
+            return meta
+
+        return self._keep(kind, recipe, make, title)
+
+    def _keep(self, kind: str, recipe: dict, make, title: str) -> Trained:
+        artifact: Artifact = self.store.get(kind, recipe, make)
+        if artifact.reused:
+            note(f"{title}: reused from the store")
+        return Trained(artifact.path, artifact.key, artifact.meta, artifact.bytes())
+
+    # Unlearning ------------------------------------------------------------------------------------------------
+
+    def unlearned(
+        self, method: Method, settings: Mapping, original: Trained, helpers: Mapping[str, Trained]
+    ) -> Trained:
+        """A*: the method applied to A_D. settings: the method's resolved config, part of what names the result."""
+        if method.start == "initial":
+            return self.retrained()
+        if not method.moves:
+            return original
+        self._require(method)
+        recipe = {
+            "recipe": RECIPE,
+            "method": settings,
+            "original": original.key,
+            "helpers": {name: helper.key for name, helper in helpers.items()},
+            "encoding": self._codec.encoding(),
+            "sets": {name: self.splits.fingerprint(self.splits[name]) for name in method.needed_splits()},
+            "seed": self.seed,
+            "precision": str(self.hardware.get("precision")),
+        }
+
+        def make(out: Path, work: Path) -> dict:
+            frozen = {"original": original, **helpers}
+            loaded = {name: self.load(frozen[name]) for name in method.frozen_models}
+            method.attach(loaded, {name: self.examples(name) for name in method.splits})
+            del loaded  # so that models whose predictions are cached can leave memory
+            student = self.load(original, method.optim)
+            with PeakMemory() as memory:
+                meta = fit(
+                    student, method.stream(self.seed), optim=method.optim, hardware=self.hardware, seed=self.seed,
+                    work=work, description="A* unlearning", callbacks=[method], loggers=self.loggers,
+                )  # fmt: skip
+            student.save(out)
+            pd.DataFrame(method.history).to_csv(out / "updates.csv", index=False)
+            cache = method.cache_seconds
+            return meta | {"seconds": meta["seconds"], "cache_seconds": cache, "peak_memory_bytes": memory.peak,
+                           "cache_bytes": sum(model.bytes() for model in method.frozen.values())}  # fmt: skip
+
+        return self._keep("unlearned", recipe, make, "A*")
+
+    def _require(self, method: Method) -> None:
+        for name in method.needed_splits():
+            if not len(self.splits[name]):
+                raise UserError(
+                    f"the method needs the set {name!r}, which is empty: with original.path, D_n comes from new.path"
+                    if name == "new"
+                    else f"the method needs the set {name!r}, which is empty"
+                )
+
+
+def _architecture(module: TaskModule) -> str:
+    config = module.model.config.to_dict()
+    for volatile in ("transformers_version", "_name_or_path", "architectures"):
+        config.pop(volatile, None)
+    return digest(config)
+
+
+def _batches(examples: Examples, batch_size: int) -> Updates:
+    """One pass in order of length as "updates" of one batch, for validation."""
+    return Updates({"train": examples}, train_only, batch_size, seed=0, bucket=10**6)

@@ -1,0 +1,132 @@
+"""Classification of texts: one label each, or (multi-label) any number of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchmetrics import Metric
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from kga.errors import UserError
+from kga.metrics.utility import MultiLabel, SingleLabel
+from kga.objective import Batch
+from kga.optim import Optim
+from kga.predictions import Predictions
+from kga.tasks.base import TaskModule
+
+
+class Classification(TaskModule):
+    """Predicts one of C labels per text (softmax), or each of C labels by itself (multi-label: sigmoid).
+
+    The labels and which of the two it is are read from the model's config (``id2label``, ``problem_type``), so that a
+    saved model knows them.
+    """
+
+    name = "classification"
+    fields = ("text", "label")
+    encoded_columns = ("input_ids", "labels")
+    auto_model = AutoModelForSequenceClassification
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 128,
+        optim: Optim | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, max_length, optim)
+        self.labels = [model.config.id2label[index] for index in range(len(model.config.id2label))]
+        self.multi_label = model.config.problem_type == "multi_label_classification"
+
+    def predict(self, batch: Batch, view: str = "scored") -> Predictions:
+        """Single-label: P = B, C labels. Multi-label: P = B x labels, C = 2 (off, on)."""
+        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        size, classes = logits.shape
+        rows = torch.arange(size, device=logits.device)
+        labels = batch["labels"]
+        if not self.multi_label:
+            return Predictions(logits.log_softmax(1), labels, rows, size)
+        if view == "released":
+            return Predictions(logits.log_softmax(1), torch.full_like(rows, -1), rows, size)
+        log_odds = logits.reshape(-1)
+        both = torch.stack((-log_odds, log_odds), 1)
+        log_probs = torch.nn.functional.logsigmoid(both)
+        return Predictions(log_probs, labels.reshape(-1).long(), rows.repeat_interleave(classes), size)
+
+    def count(self, batch: Batch, unit: str, view: str = "scored") -> int:
+        examples = len(batch["input_ids"])
+        per_label = self.multi_label and unit == "position" and view == "scored"
+        return examples * len(self.labels) if per_label else examples
+
+    def encode(self, examples: Mapping[str, list]) -> dict[str, list]:
+        """Token ids cut to ``max_length`` (the end is dropped) and label indices (multi-label: a 0/1 vector)."""
+        input_ids = self.tokenizer(examples["text"], truncation=True, max_length=self.max_length)["input_ids"]
+        encoded = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
+        if "label" in examples:
+            encoded["labels"] = [self._label(label) for label in examples["label"]]
+        return encoded
+
+    def _label(self, label: str | list[str]) -> int | list[int]:
+        index = self.model.config.label2id
+        if not self.multi_label:
+            return index[label]
+        chosen = [0] * len(self.labels)
+        for name in label:
+            chosen[index[name]] = 1
+        return chosen
+
+    def collate(self, rows: Mapping[str, Sequence]) -> Batch:
+        ids = [np.asarray(row, dtype=np.int64) for row in rows["input_ids"]]
+        longest = max(len(row) for row in ids)
+        input_ids = np.full((len(ids), longest), self.tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros((len(ids), longest), dtype=np.int64)
+        for number, row in enumerate(ids):
+            input_ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(mask),
+            "labels": torch.as_tensor(np.asarray(rows["labels"]), dtype=torch.long),
+        }
+
+    @property
+    def score_metric(self) -> str:
+        """The utility that tug of war compares."""
+        return "micro_f1" if self.multi_label else "accuracy"
+
+    def utility_metrics(self) -> list[Metric]:
+        return [MultiLabel(len(self.labels)) if self.multi_label else SingleLabel(len(self.labels))]
+
+    def encoding(self) -> dict:
+        return {
+            "task": self.name,
+            "tokenizer": self.tokenizer_content(),
+            "max_length": self.max_length,
+            "labels": self.labels,
+            "multi_label": self.multi_label,
+        }
+
+    @staticmethod
+    def head(labels: Sequence[str], multi_label: bool) -> dict:
+        """Config entries that tell a model its labels and whether several may hold at once."""
+        return {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+            "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+        }
+
+    @classmethod
+    def load(cls, folder: Path | str, max_length: int = 128, optim: Optim | None = None) -> "Classification":
+        """A task around a model folder that ``AutoModelForSequenceClassification`` loads; UserError if it does not."""
+        if not (Path(folder) / "config.json").is_file():
+            raise UserError(
+                f"{folder} is no model folder: it has no config.json; give a folder that save_pretrained wrote"
+            )
+        try:
+            model = AutoModelForSequenceClassification.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the model folder {folder} can't be loaded: {reason}") from error
+        return cls(model, tokenizer, max_length, optim)

@@ -1,0 +1,183 @@
+"""One fit: a task, a stream of updates, Lightning's Trainer; resumable, timed, the same when interrupted."""
+
+import random
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from safetensors.torch import save_file
+
+from kga.console import note
+from kga.data.batching import Updates
+from kga.optim import Optim
+from kga.progress import FitProgress
+from kga.tasks.base import TaskModule
+
+
+class RunState(pl.Callback):
+    """Puts what Lightning leaves out into the checkpoint: random generators, the stream of updates, seconds spent.
+
+    Lightning would restore the stream by itself, had it not been asked for its length before (for the schedule).
+    """
+
+    def __init__(self, updates: Updates) -> None:
+        self.updates = updates
+        self.spent, self._started, self._restored = 0.0, time.monotonic(), None
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, over all interruptions."""
+        return self.spent + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+        if self._restored is not None:
+            _restore_generators(self._restored["generators"])
+            self.updates.load_state_dict(self._restored["updates"])
+            self._restored = None
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds, "generators": _generators(), "updates": self.updates.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.spent, self._restored = state["seconds"], state
+
+
+def _generators() -> dict:
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _restore_generators(state: dict) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+class EpochEnds(pl.Callback):
+    """Keeps the weights of the last two epoch ends (second-order methods take gradients at both)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: TaskModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.model.state_dict().items()}
+        save_file(state, self.folder / f"epoch-{trainer.current_epoch:04d}.safetensors")
+        for old in sorted(self.folder.glob("epoch-*.safetensors"))[:-2]:
+            old.unlink()
+
+
+def fit(
+    module: TaskModule,
+    updates: Updates,
+    *,
+    optim: Optim,
+    hardware: Mapping,
+    seed: int,
+    work: Path,
+    description: str,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence = (),
+    validation: Updates | None = None,
+    stop_epochs: int | None = None,
+) -> dict:
+    """Trains ``module`` on ``updates``; goes on from the newest checkpoint in ``work`` if there is one.
+
+    hardware: arguments of Lightning's Trainer (``trainer.*`` of the config), and ``checkpoint_minutes``.
+    validation: with ``optim.patience``, the best epoch by validation loss is kept. stop_epochs: end after that many
+    epochs of a longer schedule.
+    Returns {"seconds", "epochs", "updates"}.
+    """
+    arguments = dict(hardware)
+    folder = work / "checkpoints"
+    state = RunState(updates)
+    keep = [
+        ModelCheckpoint(folder, "epoch", every_n_epochs=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    ]
+    minutes = arguments.pop("checkpoint_minutes", None)
+    if minutes:
+        interval = timedelta(minutes=minutes)
+        keep.append(ModelCheckpoint(folder, "time", train_time_interval=interval, enable_version_counter=False))
+    best = _early_stopping(optim, work) if validation is not None else []
+    ending = [_StopAfter(stop_epochs)] if stop_epochs else []
+    pl.seed_everything(seed, verbose=False)
+    trainer = pl.Trainer(
+        max_epochs=optim.epochs,
+        max_steps=optim.updates or -1,
+        callbacks=[state, *callbacks, *best, *ending, FitProgress(description), *keep],
+        logger=list(loggers) or False,
+        default_root_dir=work,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **arguments,
+    )
+    with _quiet():
+        trainer.fit(module, updates, validation if best else None, ckpt_path=_newest(folder), weights_only=True)
+    epochs = trainer.current_epoch
+    if best:
+        chosen = torch.load(best[1].best_model_path, weights_only=True)
+        module.load_state_dict(chosen["state_dict"])
+        epochs = chosen["epoch"] + 1
+    return {"seconds": state.seconds, "epochs": epochs, "updates": trainer.global_step}
+
+
+class _StopAfter(pl.Callback):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 >= self.epochs
+
+
+def _early_stopping(optim: Optim, work: Path) -> list[pl.Callback]:
+    if not optim.patience:
+        return []
+    best = ModelCheckpoint(work / "best", "best", monitor="validation/loss", enable_version_counter=False)
+    return [EarlyStopping("validation/loss", patience=optim.patience), best]
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read; damaged ones are named and removed."""
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        except Exception as error:  # whatever a torn file makes the reader raise
+            note(f"checkpoint {path} can't be read ({type(error).__name__}): it is removed")
+            path.unlink()
+            continue
+        note(f"going on from the checkpoint {path.name}")
+        return path
+    return None
+
+
+class _quiet(warnings.catch_warnings):
+    """Hides Lightning's advice that does not hold here (our loaders are no DataLoaders)."""
+
+    def __enter__(self):
+        entered = super().__enter__()
+        for text in (".*no .val_dataloader.*", ".*in eval mode at the start.*", ".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*",
+                     ".*srun. command is available.*", ".*num_workers.*", ".*smaller than the logging interval.*",
+                     ".*resuming from a checkpoint.*", ".*mid-epoch.*", ".*ckpt_path.*"):  # fmt: skip
+            warnings.filterwarnings("ignore", text)
+        return entered

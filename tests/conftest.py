@@ -1,0 +1,7 @@
+"""Settings of all tests: one thread (tests run beside other work), no hub, quiet libraries."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,286 @@
+"""The contract tests: what every method of conf/method keeps, and broken methods that show that each contract can fail."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import contract
+from helpers.contract import World
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from kga import config
+from kga.data.encoded import Examples
+from kga.methods.base import Method
+from kga.methods.finetune import Finetune
+from kga.methods.kga import KGA
+from kga.paths import config_dir
+from kga.predictions import cross_entropy, kl
+
+METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
+TASKS = sorted(path.stem for path in (config_dir() / "task").glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return contract.classification_world()
+
+
+def builder(method: str, task: str):
+    """Makes the method of a YAML anew."""
+    config.register()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("config", overrides=[f"method={method}", f"task={task}"])
+    settings = OmegaConf.to_container(cfg.method, resolve=True)
+    return lambda: instantiate(settings, _convert_="all")
+
+
+@pytest.fixture(params=[(method, task) for method in METHODS for task in TASKS], ids="-".join, scope="module")
+def build(request):
+    return builder(*request.param)
+
+
+def trained(build) -> bool:
+    """Whether the method moves a student by updates."""
+    method = build()
+    return method.moves and method.start == "original"
+
+
+def test_one_fit_keeps_every_contract(build, world, tmp_path):
+    if not trained(build):
+        pytest.skip("this method takes no updates")
+    outcome = contract.run(build, world, tmp_path / "fit")
+    contract.moves_as_declared(outcome)
+    contract.stays_finite(outcome)
+    contract.reloads(outcome, world, tmp_path)
+    live = contract.run(lambda: uncached(build()), world, tmp_path / "live")
+    contract.frozen_models_stay(live)
+
+
+def uncached(method: Method) -> Method:
+    if hasattr(method, "cache"):
+        method.cache = "none"
+    return method
+
+
+def test_padding_and_micro_batches_change_nothing(build, world):
+    if not trained(build):
+        pytest.skip("this method takes no updates")
+    contract.ignores_padding(build, world)
+    contract.splits_evenly(build, world)
+
+
+def test_same_seed_same_weights_also_when_interrupted(build, world, tmp_path):
+    if not trained(build):
+        pytest.skip("this method takes no updates")
+    contract.repeats(build, world, tmp_path / "repeat")
+    contract.resumes(build, world, tmp_path / "resume")
+
+
+def test_a_method_that_declares_no_updates_draws_nothing(build):
+    method = build()
+    if trained(build):
+        pytest.skip("this method takes updates")
+    assert method.helpers() == {} and method.frozen_models == ()
+
+
+# Broken on purpose ------------------------------------------------------------------------------------------------
+
+
+class NeverMoves(Finetune):
+    def combine(self, means):
+        return 0.0 * means["retain"]
+
+
+def test_a_method_that_never_moves_is_caught(world, tmp_path):
+    still = lambda: NeverMoves(optim={"weight_decay": 0.0})  # noqa: E731
+    with pytest.raises(AssertionError, match="moved: False"):
+        contract.moves_as_declared(contract.run(still, world, tmp_path))
+
+
+class TrainsItsTeacher(KGA):
+    def attach(self, frozen, sets):
+        super().attach(frozen, sets)
+        self.cache = "none"
+        self.frozen["original"].module.requires_grad_(True)
+        return self
+
+    def setup(self, trainer, pl_module, stage):
+        super().setup(trainer, pl_module, stage)
+        pl_module.teacher = self.frozen["original"].module
+
+
+def test_a_method_that_trains_its_teacher_is_caught(world, tmp_path):
+    with pytest.raises(AssertionError, match=r"original (moved|takes gradients|is in)"):
+        contract.frozen_models_stay(contract.run(TrainsItsTeacher, world, tmp_path))
+
+
+class TeacherIsStudent(KGA):
+    def setup(self, trainer, pl_module, stage):
+        self.frozen["original"].module.model = pl_module.model
+        super().setup(trainer, pl_module, stage)
+
+
+def test_a_teacher_that_is_the_student_is_refused(world, tmp_path):
+    from kga.errors import UserError
+
+    with pytest.raises(UserError, match="shares memory"):
+        contract.run(TeacherIsStudent, world, tmp_path)
+
+
+class LeavesTeacherInTrainMode(KGA):
+    def terms(self, module, step):
+        terms = super().terms(module, step)
+        self.frozen["original"].module.train()
+        return terms
+
+
+def test_a_teacher_in_train_mode_is_caught(world, tmp_path):
+    with pytest.raises(AssertionError, match="train mode"):
+        contract.frozen_models_stay(contract.run(lambda: LeavesTeacherInTrainMode(cache="none"), world, tmp_path))
+
+
+class CountsPadding(Finetune):
+    def terms(self, module, step):
+        batch = step["retain"]
+        return {"retain": cross_entropy(module.predict(batch)).sum() * batch["input_ids"].shape[1]}
+
+
+def test_a_loss_that_counts_padding_is_caught(world):
+    with pytest.raises(AssertionError, match="padding changes the loss"):
+        contract.ignores_padding(CountsPadding, world)
+
+
+class MeanOfMeans(KGA):
+    """Takes the absolute value per micro-batch instead of once per update."""
+
+    def terms(self, module, step):
+        terms = super().terms(module, step)
+        if "forget" in terms:
+            size = len(step["forget"]["labels"])
+            terms["forget"] = (terms["forget"] / size - self.g).abs() * size
+        return terms
+
+    def combine(self, means):
+        return means["forget"] + self.alpha * means["retain"]
+
+
+def test_a_nonlinear_loss_per_micro_batch_is_caught(world):
+    """Needs parts on both sides of g, so that the sum of absolute values is not the absolute value of the sum."""
+
+    def build():
+        method = MeanOfMeans()
+        prepare = method.prepare
+
+        def between(module, updates):
+            prepare(module, updates)
+            halves = [step["forget"] for step in next(iter(method.stream(seed=0))) if "forget" in step]
+            gaps = torch.cat([method._forget_gap(module, half)[0] for half in halves])
+            method.g = float(gaps[:8].mean() + gaps[8:].mean()) / 2
+
+        method.prepare = between
+        return method
+
+    with pytest.raises(AssertionError, match=r"micro-batches change the loss|gradient of"):
+        contract.splits_evenly(build, world)
+
+
+class Explodes(Finetune):
+    def combine(self, means):
+        return means["retain"] / 0.0
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_update(world, tmp_path):
+    from kga.errors import UserError
+
+    with pytest.raises(UserError, match="not finite at update 1"):
+        contract.run(Explodes, world, tmp_path)
+
+
+class ForgetsItsState(KGA):
+    """Keeps a moving value that is not in its state."""
+
+    def after_update(self, module, means, loss):
+        super().after_update(module, means, loss)
+        self.alpha *= 0.5
+
+
+def test_state_that_is_not_saved_is_caught(world, tmp_path):
+    with pytest.raises(AssertionError, match="after resuming"):
+        contract.resumes(ForgetsItsState, world, tmp_path)
+
+
+class DrawsFreshNoise(Finetune):
+    """Uses randomness that no seed decides."""
+
+    def terms(self, module, step):
+        noise = torch.empty(1).uniform_(generator=torch.Generator().manual_seed(torch.seed() % 2**31))
+        return {name: value * noise for name, value in super().terms(module, step).items()}
+
+
+def test_unseeded_randomness_is_caught(world, tmp_path):
+    with pytest.raises(AssertionError, match="same seed gave other weights"):
+        contract.repeats(DrawsFreshNoise, world, tmp_path)
+
+
+class IgnoresItsSeed(Finetune):
+    def stream(self, seed):
+        return super().stream(0)
+
+
+def test_a_seed_without_effect_is_caught(world, tmp_path):
+    with pytest.raises(AssertionError, match="seed 1 gave the weights of seed 0"):
+        contract.repeats(lambda: IgnoresItsSeed(), without_dropout(world), tmp_path)
+
+
+class without_dropout(World):
+    """A world whose students have no dropout, the other thing that a seed decides."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.sets, world.models)
+
+    def student(self, dropout: float = 0.0):
+        return super().student(0.0)
+
+
+class LosesWeights(Finetune):
+    pass
+
+
+def test_a_model_that_is_saved_wrongly_is_caught(world, tmp_path, monkeypatch):
+    outcome = contract.run(LosesWeights, world, tmp_path / "fit")
+    save = type(outcome.student).save
+
+    def broken(self, folder):
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.classifier.weight.data.zero_()
+        save(self, folder)
+        self.model.load_state_dict(kept)
+
+    monkeypatch.setattr(type(outcome.student), "save", broken)
+    with pytest.raises(AssertionError):
+        contract.reloads(outcome, world, tmp_path)
+
+
+def test_cached_and_live_teachers_agree(world):
+    """With dropout off, the loss of an update is the same whether teachers are run or looked up."""
+    losses = {}
+    for cache in ("exact", "none"):
+        method = contract.attached(lambda: KGA(cache=cache), world)  # noqa: B023
+        gradient, losses[cache] = contract._loss_and_gradient(method, world)
+        losses[cache] = (losses[cache], gradient)
+    assert losses["exact"][0] == pytest.approx(losses["none"][0], abs=1e-6)
+    for name, value in losses["exact"][1].items():
+        torch.testing.assert_close(losses["none"][1][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_examples_of_the_world_are_apart(world):
+    rows = [set(view.rows.tolist()) for view in world.sets.values() if isinstance(view, Examples)]
+    assert sum(map(len, rows)) == len(set.union(*rows))
+
+
+def test_kl_of_the_frozen_models_is_not_zero(world):
+    batch = world.sets["forget"].batch(np.arange(4))
+    with torch.no_grad():
+        gap = kl(world.models["forget_helper"].predict(batch), world.models["original"].predict(batch))
+    assert float(gap.mean()) > 1e-4

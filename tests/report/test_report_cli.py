@@ -1,0 +1,106 @@
+"""kga-report, from the command line to the files."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from helpers.fake_runs import fake_result, full_run, write_run
+
+from kga.report.cli import main
+from kga.report.run import write_run_report
+
+ATTACK = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / str(seed), fake_result(seed=seed))
+    write_run(tmp_path / "runs" / "failed", fake_result(seed=2, status="failed", error="NaN at update 3"))
+    return tmp_path / "runs"
+
+
+def test_every_format_is_written_and_failed_runs_are_in_all(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([str(runs), "--to", "html,csv,parquet,latex,markdown", "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "73.7±0.1" in printed and "failed: " in printed and "3 runs, 1 of them failed" in printed
+    assert max(len(line) for line in printed.splitlines() if "±" in line) <= 80
+    names = {"report.html", "report.md", "report.tex", "values.csv", "summary.csv", "values.parquet", "summary.parquet"}
+    assert {path.name for path in out.iterdir()} == names
+    for name in ("report.html", "report.md", "report.tex", "values.csv"):
+        assert "NaN at update 3" in (out / name).read_text(), name
+    read = pd.read_parquet(out / "values.parquet")
+    assert sorted(read["seed"].unique()) == [0, 1, 2] and (read["status"] == "failed").sum() == 1
+    assert pd.read_csv(out / "summary.csv")["seeds"].eq(2).all()
+
+
+def test_the_default_is_html_and_csv(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(runs)]) == 0
+    assert {path.name for path in (tmp_path / "kga-report").iterdir()} == {"report.html", "values.csv", "summary.csv"}
+
+
+def test_html_links_to_the_reports_of_runs(tmp_path):
+    folder = full_run(tmp_path / "a b")
+    write_run_report(folder)
+    assert main([str(tmp_path), "--output", str(tmp_path / "out"), "--to", "html"]) == 0
+    (link,) = re.findall(r'href="([^"]*)"', (tmp_path / "out" / "report.html").read_text())
+    assert link == f"../a%20b/runs/{folder.name}/report.html"
+
+
+def test_special_characters_are_escaped_in_every_format(tmp_path):
+    result = fake_result(data="a_b & 50% #1", model="x|y")
+    result["config"]["method"]["name"] = result["method"] = ATTACK
+    write_run(tmp_path / "runs", result | {"method": "m"}).joinpath("result.json").write_text(json.dumps(result))
+    assert main([str(tmp_path), "--to", "html,latex,markdown", "--output", str(tmp_path / "out")]) == 0
+    html, tex, markdown = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("html", "tex", "md"))
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert r"a\_b \& 50\% \#1" in tex and r"\textless{}script\textgreater{}" in tex and "<script" not in tex
+    assert "<script" not in markdown and r"x\|y" in markdown
+    rows = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert rows and all(len(re.findall(r"(?<!\\)&", row)) == 8 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: no result.json"),
+        (["RUNS", "--to", "html,pdf"], "--to html,pdf"),
+        (["RUNS", "--output", "RUNS/0/runs/file"], "--output"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_line(runs, capsys, arguments, said):
+    (runs / "0" / "runs" / "file").touch()
+    assert main([argument.replace("RUNS", str(runs)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("kga-report: ") and error.count("\n") == 1
+
+
+def test_a_terminal_without_unicode_gets_no_traceback(runs, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "kga.report.cli", str(runs), "--output", str(tmp_path / "out")],
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "73.7?0.1" in done.stdout
+
+
+def test_a_thousand_runs_are_collected_without_torch_in_ten_seconds(tmp_path):
+    for seed in range(1000):
+        write_run(tmp_path / "runs" / str(seed), fake_result(seed=seed))
+    code = (
+        "import sys; from kga.report.cli import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules; sys.exit(code)"
+    )
+    start = time.monotonic()
+    command = [sys.executable, "-c", code, str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1000 runs, 0 of them failed" in done.stdout
+    assert time.monotonic() - start < 10

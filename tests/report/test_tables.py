@@ -1,0 +1,109 @@
+"""Collecting runs and averaging over seeds."""
+
+import json
+import math
+
+import pytest
+from helpers.fake_runs import fake_result, write_run
+
+from kga.errors import UserError
+from kga.report.collect import collect
+from kga.report.tables import aggregate, main_tables, tidy
+
+
+def sweep(root, alphas=(1.0,), seeds=(0, 1, 2), **changes):
+    for alpha in alphas:
+        for seed in seeds:
+            result = fake_result(seed=seed, **changes)
+            result["config"]["method"]["alpha"] = alpha
+            share = 0.7 + 0.01 * seed + 0.1 * (alpha == 3.0)
+            result["utility"]["unlearned"]["forget"] |= {"accuracy": share, "micro_f1": share}
+            write_run(root / f"{changes.get('method', 'kga')}-{alpha}", result)
+    return root
+
+
+def test_collect_finds_each_run_once_and_keeps_the_unreadable(tmp_path):
+    sweep(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "result.json").write_text("{")
+    one = next((tmp_path / "a").rglob("result.json"))
+    runs = collect([tmp_path, tmp_path / "a", one])
+    assert len(runs) == 4 and [run.error is None for run in runs] == [True, True, True, False]
+    assert "cannot be read" in runs[-1].error
+
+
+@pytest.mark.parametrize("name", ["empty", "missing", "file.txt"])
+def test_a_path_without_results_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(UserError, match=f"{name}: no result.json"):
+        collect([tmp_path / name])
+
+
+def test_mean_and_deviation_over_seeds(tmp_path):
+    table = aggregate(tidy(collect([sweep(tmp_path)])))
+    row = table[(table["role"] == "unlearned") & (table["split"] == "forget") & (table["metric"] == "accuracy")]
+    assert row[["mean", "std", "seeds"]].to_numpy().tolist() == [[pytest.approx(0.71), pytest.approx(0.01), 3]]
+
+
+def test_settings_are_not_averaged_and_shared_models_count_once(tmp_path):
+    sweep(tmp_path, alphas=(1.0, 3.0))
+    sweep(tmp_path, method="badt")
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert [(line["model"], line["setting"], line["seeds"]) for line in table.lines] == [
+        ("noise floor", "", "3"),
+        ("retrained (A_R)", "", "3"),
+        ("original (A_D)", "", "3"),
+        ("badt", "", "3"),
+        ("kga", "method.alpha=1.0", "3"),
+        ("kga", "method.alpha=3.0", "3"),
+    ]
+    assert [line["forget"] for line in table.lines[-2:]] == ["71.0 ± 1.0", "81.0 ± 1.0"]
+
+
+def test_requests_tell_the_shared_models_apart_but_hardware_does_not(tmp_path):
+    for size, accelerator in ((100, "cpu"), (200, "gpu")):
+        result = fake_result()
+        result["config"] |= {"forget": {"size": size}, "trainer": {"accelerator": accelerator}, "output": str(size)}
+        write_run(tmp_path / str(size), result)
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert {line["setting"] for line in table.lines} == {"forget.size=100", "forget.size=200"}
+    assert len(table.lines) == 8
+
+
+def test_one_seed_has_no_deviation_and_nan_is_not_averaged_away(tmp_path):
+    sweep(tmp_path / "one", seeds=(0,))
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path / "one"]))))
+    assert table.lines[-1]["forget"] == "70.0"
+    result = fake_result(seed=1)
+    result["utility"]["unlearned"]["forget"]["accuracy"] = math.nan
+    write_run(tmp_path / "two", result)
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert table.lines[-1]["forget"] == "nan" and table.lines[-1]["test"] == "74.0 ± 0.1"
+
+
+def test_tasks_get_their_own_tables_and_metrics(tmp_path):
+    for task in ("classification", "translation", "multilabel"):
+        write_run(tmp_path / task, fake_result(task=task) | {"data": task})
+    tables = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert [(table.title, table.metric) for table in tables] == [
+        ("classification / classification / lstm", "accuracy"),
+        ("classification / multilabel / lstm", "micro F1"),
+        ("translation / translation / lstm", "token accuracy"),
+    ]
+    assert {table.lines[-1]["forget"] for table in tables} == {"73.8"}
+
+
+def test_failed_runs_alone_give_no_tables(tmp_path):
+    write_run(tmp_path, fake_result(status="failed", error="boom"))
+    runs = collect([tmp_path])
+    assert [run.error for run in runs] == ["boom"]
+    assert main_tables(aggregate(tidy(runs))) == []
+
+
+def test_a_seed_of_none_is_kept(tmp_path):
+    folder = write_run(tmp_path, fake_result())
+    result = json.loads((folder / "result.json").read_text()) | {"seed": None}
+    (folder / "result.json").write_text(json.dumps(result))
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert table.lines[-1]["seeds"] == "1"

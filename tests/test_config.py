@@ -1,0 +1,160 @@
+"""Values no run could work with are refused by key; per-task defaults come from one resolver."""
+
+import copy
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kga.cli import explain
+from kga.config import check, per_task, register, require_writable, resolved, run_key
+from kga.errors import UserError
+
+OPTIM = {"schedule": "linear", "epochs": 1, "batch_size": 8, "lr": 1e-3}
+CONFIG = {
+    "seed": 0,
+    "data": {"limit": None},
+    "forget": {"size": 10},
+    "new": {"size": None},
+    "reference": "retrain",
+    "optim": OPTIM,
+    "method": {"optim": OPTIM, "helpers": {"optim": {"epochs": 5}}},
+    "evaluation": {"noise_floor": 0},
+}
+
+
+def with_value(key: str, value: object) -> dict:
+    config = OmegaConf.create(copy.deepcopy(CONFIG))
+    OmegaConf.update(config, key, value, force_add=True)
+    return OmegaConf.to_container(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 0),
+        ("seed", 12345),
+        ("forget.size", 1),
+        ("forget.size", 0.5),
+        ("forget.size", None),
+        ("new.size", 0.01),
+        ("new.size", 7),
+        ("data.limit", 1),
+        ("reference", "none"),
+        ("evaluation.noise_floor", 2),
+        ("optim.lr", 1),
+        ("method.helpers.optim.schedule", "cosine"),
+    ],
+)
+def test_accepted(key, value):
+    check(with_value(key, value))
+
+
+@pytest.mark.parametrize("key", ["forget.size", "new.size"])
+@pytest.mark.parametrize("value", [1.5, 0, -3, 0.0, 1.0, -0.5, True, "all", float("nan"), float("inf")])
+def test_sizes_that_are_none(key, value):
+    with pytest.raises(UserError, match=key) as caught:
+        check(with_value(key, value))
+    assert str(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", None),
+        ("seed", -1),
+        ("seed", 1.0),
+        ("seed", True),
+        ("seed", "0"),
+        ("data.limit", 0),
+        ("data.limit", -5),
+        ("data.limit", 0.5),
+        ("reference", "retrained"),
+        ("optim.schedule", "exponential"),
+        ("optim.epochs", 0),
+        ("optim.epochs", 1.5),
+        ("optim.batch_size", 0),
+        ("optim.lr", 0),
+        ("optim.lr", -1e-3),
+        ("optim.lr", "fast"),
+        ("optim.lr", float("nan")),
+        ("method.optim.schedule", "exponential"),
+        ("method.optim.epochs", 0),
+        ("method.helpers.optim.schedule", "exponential"),
+        ("method.helpers.optim.epochs", 0),
+        ("method.helpers.optim.lr", 0),
+        ("evaluation.noise_floor", -1),
+        ("evaluation.noise_floor", 0.5),
+    ],
+)
+def test_refused_with_key_and_value(key, value):
+    with pytest.raises(UserError) as caught:
+        check(with_value(key, value))
+    assert f"{key}={value}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_comes_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean retrain"):
+        check(with_value("reference", "retrian"))
+
+
+def test_a_noise_floor_needs_the_retrained_model():
+    config = with_value("evaluation.noise_floor", 1) | {"reference": "none"}
+    with pytest.raises(UserError, match="reference=none"):
+        check(config)
+
+
+DEFAULTS = {"task": {"name": "translation"}, "optim": {"lr": "${per_task:{classification: 2e-5, translation: 5e-4}}"}}
+
+
+def test_per_task_takes_the_tasks_own_default():
+    register()
+    config = OmegaConf.create(DEFAULTS)
+    assert config.optim.lr == 5e-4
+    config.task.name = "classification"
+    assert config.optim.lr == 2e-5
+
+
+def test_a_key_that_is_set_wins_over_the_tasks_default():
+    register()
+    config = OmegaConf.merge(DEFAULTS, {"optim": {"lr": 0.1}})
+    assert resolved(config)["optim"]["lr"] == 0.1
+
+
+def test_a_task_without_default_is_told_what_to_do():
+    register()
+    config = OmegaConf.create(DEFAULTS | {"task": {"name": "response"}})
+    with pytest.raises(OmegaConfBaseException) as caught:
+        _ = config.optim.lr
+    line = explain(caught.value)
+    assert line.startswith("task=response has no default") and "classification, translation" in line
+    with pytest.raises(UserError):
+        per_task({"classification": 1}, _root_=config)
+
+
+def test_resolved_is_plain_and_refuses_open_keys():
+    config = OmegaConf.create({"a": {"b": "${c}"}, "c": 0})
+    assert resolved(config) == {"a": {"b": 0}, "c": 0}
+    with pytest.raises(UserError, match="forget.path must be given"):
+        resolved(OmegaConf.create({"forget": {"path": "???"}}))
+
+
+def test_a_run_is_named_by_what_decides_its_result():
+    key = run_key(CONFIG, "data")
+    assert run_key(dict(reversed(CONFIG.items())), "data") == key
+    assert run_key(CONFIG | {"output": "/elsewhere", "store": "s", "logger": {"csv": {}}, "report": {}}, "data") == key
+    others = [
+        run_key(CONFIG, "other data"),
+        run_key(with_value("seed", 1), "data"),
+        run_key(with_value("optim.lr", 2e-3), "data"),
+        run_key(with_value("forget.size", 11), "data"),
+    ]
+    assert len({key, *others}) == 5
+
+
+def test_an_output_that_is_no_folder_is_refused(tmp_path):
+    require_writable(tmp_path / "deep" / "outputs")
+    assert list((tmp_path / "deep" / "outputs").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output=.*can't be written"):
+        require_writable(tmp_path / "file" / "outputs")

@@ -1,0 +1,82 @@
+"""Schedules by hand, and who decays."""
+
+import math
+
+import pytest
+import torch
+from helpers import tiny
+
+from kga.optim import Optim, factor, optimizer_and_schedule, parameter_groups
+
+
+def factors(total: int, **options) -> list[float]:
+    return [factor(update, Optim(**options), total) for update in range(total)]
+
+
+def test_linear():
+    assert factors(6, warmup=2, schedule="linear") == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_cosine():
+    expected = [0.5, 1, 1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.5 * (1 + math.cos(3 * math.pi / 4))]
+    assert factors(6, warmup=2, schedule="cosine") == pytest.approx(expected)
+
+
+def test_inverse_sqrt():
+    """lr * u / W up to update W, then lr * sqrt(W / u), counting updates from 1."""
+    expected = [0.25, 0.5, 0.75, 1, math.sqrt(4 / 5), math.sqrt(4 / 6), math.sqrt(4 / 7), math.sqrt(4 / 8)]
+    assert factors(8, warmup=4, schedule="inverse_sqrt") == pytest.approx(expected)
+
+
+def test_constant():
+    assert factors(4, warmup=2, schedule="constant") == [0.5, 1, 1, 1]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt", "constant"])
+def test_no_warmup_starts_at_the_peak(schedule):
+    assert factors(5, warmup=0, schedule=schedule)[0] == 1
+
+
+def test_warmup_below_1_is_a_share_of_all_updates():
+    assert factors(20, warmup=0.2, schedule="constant")[:5] == [0.25, 0.5, 0.75, 1, 1]
+
+
+def test_beyond_the_schedule_the_rate_stays_0():
+    assert factor(9, Optim(warmup=0), 5) == 0
+    assert factor(9, Optim(warmup=0, schedule="cosine"), 5) == pytest.approx(0)
+
+
+def test_an_unknown_schedule_is_not_taken_for_a_constant_one():
+    with pytest.raises(ValueError, match="'exponential'"):
+        factor(5, Optim(warmup=0, schedule="exponential"), 10)
+
+
+def test_matrices_decay_and_biases_and_norms_do_not():
+    model = tiny.classifier().model
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, plain = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, 0.1))
+    assert {group["weight_decay"] for group in parameter_groups(model, 0.1)} == {0.1, 0.0}
+    assert sorted(decayed + plain) == sorted(names.values())
+    assert plain and all(name.endswith(".bias") or "norm" in name.lower() for name in plain)
+    assert all(name.endswith(".weight") and "norm" not in name.lower() for name in decayed)
+
+
+def test_frozen_weights_are_in_no_group():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    taken = {id(p) for group in parameter_groups(model, 0.1) for p in group["params"]}
+    assert taken == {id(p) for p in model[1].parameters()}
+
+
+def test_the_schedule_moves_the_rate_of_both_groups():
+    options = Optim(lr=0.1, warmup=2, betas=[0.8, 0.9], eps=1e-6, weight_decay=0.3)
+    (optimizer,), (schedule,) = optimizer_and_schedule(torch.nn.Linear(2, 2), options, total=4)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["betas"] == (0.8, 0.9) and optimizer.defaults["eps"] == 1e-6
+    assert schedule["interval"] == "step"
+    rates = []
+    for _ in range(4):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule["scheduler"].step()
+    assert rates == [pytest.approx([rate, rate]) for rate in (0.05, 0.1, 0.1, 0.05)]

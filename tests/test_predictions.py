@@ -1,0 +1,177 @@
+"""Divergences against scipy and by hand; what impossible classes, lengths and extremes do to them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr
+
+from kga.predictions import LN2, Predictions, cross_entropy, divergence, jsd, jsd_legacy, kl
+
+LOGITS = arrays(np.float32, (2, 3, 4), elements=st.floats(-30, 30, width=32))
+
+
+def predictions(log_probs, targets=None, example=None) -> Predictions:
+    log_probs = torch.as_tensor(log_probs)
+    count = len(log_probs)
+    targets = torch.zeros(count, dtype=torch.int64) if targets is None else torch.tensor(targets)
+    example = torch.arange(count) if example is None else torch.tensor(example)
+    return Predictions(log_probs, targets, example, int(example.max()) + 1)
+
+
+def of(probabilities) -> Predictions:
+    return predictions(torch.tensor(probabilities, dtype=torch.float32).log())
+
+
+def pair_of(logits: np.ndarray) -> tuple[Predictions, Predictions]:
+    first, second = torch.from_numpy(logits).log_softmax(-1)
+    return predictions(first), predictions(second)
+
+
+def in_double(side: Predictions) -> np.ndarray:
+    probabilities = side.log_probs.double().exp().numpy()
+    return probabilities / probabilities.sum(1, keepdims=True)
+
+
+def test_kl_by_hand():
+    first, second = of([[0.5, 0.5], [0.25, 0.75]]), of([[0.25, 0.75], [0.5, 0.5]])
+    expected = [
+        0.5 * math.log(2) + 0.5 * math.log(2 / 3),
+        0.25 * math.log(0.5) + 0.75 * math.log(1.5),
+    ]
+    torch.testing.assert_close(kl(first, second), torch.tensor(expected))
+
+
+@settings(max_examples=25, deadline=None)
+@given(LOGITS)
+def test_kl_is_scipys_relative_entropy(logits):
+    first, second = pair_of(logits)
+    expected = rel_entr(in_double(first), in_double(second)).sum(1)
+    np.testing.assert_allclose(kl(first, second).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(LOGITS)
+def test_jsd_is_scipys_distance_squared_and_at_most_ln_2(logits):
+    first, second = pair_of(logits)
+    expected = jensenshannon(in_double(first), in_double(second), axis=1) ** 2
+    found = jsd(first, second)
+    np.testing.assert_allclose(found.numpy(), np.nan_to_num(expected), rtol=1e-4, atol=1e-5)
+    assert bool((found <= LN2 + 1e-6).all())
+    torch.testing.assert_close(found, jsd(second, first))
+
+
+def test_identical_models_are_at_distance_0():
+    side = predictions(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).log_softmax(1))
+    for distance in (kl, jsd, jsd_legacy):
+        torch.testing.assert_close(distance(side, side), torch.zeros(5), atol=1e-6, rtol=0)
+
+
+def test_disjoint_distributions_are_ln_2_apart_and_the_released_quantity_is_not():
+    first, second = of([[1.0, 0.0]]), of([[0.0, 1.0]])
+    assert jsd(first, second).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert jsd_legacy(first, second).item() == math.inf
+
+
+def test_the_released_jsd_by_hand():
+    first, second = of([[0.9, 0.1]]), of([[0.5, 0.5]])
+    middle = np.array([0.7, 0.3])
+    expected = sum(0.5 * rel_entr(middle, side).sum() for side in ([0.9, 0.1], [0.5, 0.5]))
+    assert jsd_legacy(first, second).item() == pytest.approx(expected, rel=1e-5)
+    assert jsd_legacy(first, second).item() != pytest.approx(jsd(first, second).item(), rel=1e-2)
+
+
+def masked_logits(seed: int) -> torch.Tensor:
+    """Logits of a vocabulary whose last two entries can never be predicted."""
+    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(seed))
+    logits[:, 4:] = -torch.inf
+    return logits.requires_grad_()
+
+
+@pytest.mark.parametrize("order", ["teacher_student", "student_teacher", "js"])
+def test_impossible_classes_change_neither_values_nor_gradients(order):
+    """Classes of log-probability -inf on both sides count as if they were not there."""
+    teacher, student = masked_logits(0), masked_logits(1)
+    full = divergence(order, predictions(teacher.log_softmax(1)), predictions(student.log_softmax(1)))
+    cut = divergence(order, predictions(teacher[:, :4].log_softmax(1)), predictions(student[:, :4].log_softmax(1)))
+    torch.testing.assert_close(full, cut)
+    gradient, expected = (torch.autograd.grad(value.sum(), student)[0] for value in (full, cut))
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_a_class_that_only_one_side_can_use():
+    half, sure = of([[0.5, 0.5]]), of([[1.0, 0.0]])
+    assert kl(sure, half).item() == pytest.approx(math.log(2))
+    assert kl(half, sure).item() == math.inf
+    assert jsd(half, sure).item() == pytest.approx(jensenshannon([0.5, 0.5], [1, 0]) ** 2, abs=1e-6)
+
+
+def test_a_probability_that_underflows_meets_an_impossible_class():
+    first = predictions(torch.tensor([[0.0, -200.0]]))
+    second = predictions(torch.tensor([[0.0, -torch.inf]]))
+    assert kl(first, second).item() == 0.0
+
+
+def test_orders_name_the_first_argument_of_the_kl():
+    teacher, student = of([[0.9, 0.1]]), of([[0.4, 0.6]])
+    assert divergence("teacher_student", teacher, student) == kl(teacher, student)
+    assert divergence("student_teacher", teacher, student) == kl(student, teacher)
+    assert divergence("js", teacher, student) == jsd(student, teacher)
+    assert kl(teacher, student) != kl(student, teacher)
+    with pytest.raises(ValueError, match="expected teacher_student"):
+        divergence("kl", teacher, student)
+
+
+def test_bernoulli_kl_of_labels_by_the_formula():
+    """sigma(t)(log sigma(t) - log sigma(s)) + sigma(-t)(log sigma(-t) - log sigma(-s)) at every label."""
+    teacher, student = torch.tensor([2.0, -1.0, 40.0]), torch.tensor([-1.0, -1.0, -40.0])
+    log_sigmoid = torch.nn.functional.logsigmoid
+    sides = [predictions(log_sigmoid(torch.stack((-logits, logits), 1))) for logits in (teacher, student)]
+    t, s = teacher.double(), student.double()
+    expected = t.sigmoid() * (log_sigmoid(t) - log_sigmoid(s)) + (-t).sigmoid() * (log_sigmoid(-t) - log_sigmoid(-s))
+    torch.testing.assert_close(kl(*sides), expected.float())
+
+
+def test_softmax_is_blind_to_a_common_shift_and_labels_of_their_own_are_not():
+    """Why multi-label models are compared label by label: the toy of three labels shifted by 4."""
+    teacher = torch.tensor([[0.5, -0.2, 0.1]])
+    student = teacher + 4
+    assert kl(predictions(teacher.log_softmax(1)), predictions(student.log_softmax(1))).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    log_sigmoid = torch.nn.functional.logsigmoid
+    sides = [predictions(log_sigmoid(torch.stack((-side[0], side[0]), 1))) for side in (teacher, student)]
+    assert kl(*sides).sum().item() > 2
+
+
+def test_sums_and_means_per_example_follow_the_positions():
+    side = predictions(torch.zeros(4, 2), example=[2, 0, 2, 2])
+    values = torch.tensor([1.0, 10.0, 2.0, 6.0])
+    assert side.sum_per_example(values).tolist() == [10, 0, 9]
+    assert side.positions_per_example().tolist() == [1, 0, 3]
+    assert side.mean_per_example(values).tolist() == [10, 0, 3]
+
+
+def test_truth_loss_and_correctness():
+    side = predictions(torch.tensor([[0.2, 0.8], [0.7, 0.3]]).log(), targets=[1, 1])
+    assert side.truth().exp().tolist() == pytest.approx([0.8, 0.3])
+    assert cross_entropy(side).tolist() == pytest.approx([-math.log(0.8), -math.log(0.3)])
+    assert side.correct().tolist() == [1.0, 0.0]
+
+
+def test_detached_predictions_carry_no_gradient():
+    side = predictions(torch.zeros(1, 2, requires_grad=True).log_softmax(1))
+    assert side.log_probs.requires_grad
+    assert not side.detach().log_probs.requires_grad
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"\[3\]"):
+        Predictions(torch.zeros(2, 2), torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 2)
+    with pytest.raises(ValueError, match="different shapes"):
+        kl(of([[0.5, 0.5]]), of([[0.2, 0.3, 0.5]]))
