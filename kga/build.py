@@ -55,6 +55,14 @@ def require_trainer(options: Mapping) -> None:
         raise UserError(f"trainer.*: {str(error).strip().splitlines()[0]}") from error
 
 
+def require_sets(method: Method, splits: Splits) -> None:
+    """UserError for a set that the method needs and the study lacks, before anything is trained."""
+    for name in method.needed_splits():
+        if not len(splits[name]):
+            given = ": with original.path, give D_n by new.path" if name == "new" else ""
+            raise UserError(f"the method needs the set {name!r}, which is empty{given}")
+
+
 def head_for(task: type, corpus: Corpus, cfg: Mapping) -> dict:
     """Config entries of the model's head; UserError where validation or test holds what training never showed."""
     from kga.data.labels import label_names, require_known

@@ -21,7 +21,7 @@ SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 WHOLE = ("evaluation.batch_size",)
 WHOLE_OR_NULL = ("data.limit", "evaluation.retain_limit")
 OPTIM_WHOLE = ("epochs", "batch_size", "bucket")
-OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "schedule_updates", "patience")
+OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "patience")
 
 
 def per_task(values: Mapping, *, _root_: DictConfig) -> object:

@@ -1,31 +1,18 @@
 """All models over all splits, one pass each; every metric is filled from that pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytorch_lightning as pl
 from torch import nn
 
-from kga.data.batching import in_order
+from kga.data.batching import Ordered
 from kga.data.encoded import Examples
 from kga.metrics.forgetting import Divergence, ProbabilityShift
 from kga.metrics.utility import Loss, MultiLabel
 from kga.objective import Batch
 from kga.predictions import Predictions, cross_entropy
 from kga.tasks.base import TaskModule
-
-
-class Ordered:
-    """A set in batches of similar length, as Lightning's dataloader."""
-
-    def __init__(self, examples: Examples, batch_size: int) -> None:
-        self.examples, self.batch_size = examples, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.examples.batch(positions) for positions in in_order(self.examples, self.batch_size))
 
 
 class Evaluation(pl.LightningModule):
@@ -58,8 +45,9 @@ class Evaluation(pl.LightningModule):
                 metric.update(predicted)
             for suffix, base in self.bases.items():
                 key = f"{name}/{split}/{suffix}"
-                for metric in self.distance[key] if key in self.distance else ():
-                    metric.update(predicted, predictions[base])
+                if key in self.distance:
+                    for metric in self.distance[key]:
+                        metric.update(predicted, predictions[base])
             self.rows.append(_per_example(name, split, batch, predicted))
 
     def tune_thresholds(self) -> None:

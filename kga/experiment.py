@@ -79,7 +79,7 @@ def _recorded(cfg: Mapping, corpus: Corpus, folder: Path, key: str) -> dict:
 def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     """Everything that takes time; torch is first imported here."""
     from kga.assess import assess
-    from kga.build import build_method, build_study, environment
+    from kga.build import build_method, build_study, environment, require_sets
 
     method = build_method(cfg)
     splits = make_splits(
@@ -96,6 +96,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     for text in splits.notes:
         note(text)
     note(", ".join(f"{name} {size}" for name, size in splits.sizes().items()))
+    require_sets(method, splits)
     splits.write(folder / "splits.parquet")
     study = build_study(cfg, corpus, splits, Store(cfg["store"], note), folder)
 

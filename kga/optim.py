@@ -15,7 +15,7 @@ class Optim:
     batch_size: examples of each drawn batch. micro_batch_size: examples per forward pass (None: all at once).
     warmup: updates of linear warm-up; a number below 1 is a share of all updates.
     schedule: "linear" (to 0), "cosine" (to 0), "inverse_sqrt" or "constant" after the warm-up.
-    schedule_updates: length of the schedule where it is not the number of updates.
+    schedule_stretch: the schedule is as long as this many times the updates (the released KGA loop: retain_batches).
     clip: largest gradient norm (None or 0: no clipping).
     patience: epochs without a better validation loss before training stops (None: fixed epochs, no validation).
     bucket: batches of similar length are cut from windows of this many batches (1: no sorting by length).
@@ -31,7 +31,7 @@ class Optim:
     eps: float = 1e-8
     warmup: float = 0.1
     schedule: str = "linear"
-    schedule_updates: int | None = None
+    schedule_stretch: int = 1
     clip: float | None = 1.0
     patience: int | None = None
     bucket: int = 50

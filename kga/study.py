@@ -9,7 +9,7 @@ import pandas as pd
 from datasets import Dataset
 
 from kga.console import note
-from kga.data.batching import Updates, train_only
+from kga.data.batching import Ordered, supervised
 from kga.data.corpus import column
 from kga.data.encoded import Examples, encode, everything
 from kga.data.splits import Split, Splits
@@ -159,14 +159,13 @@ class Study:
         }
 
         def make(out: Path, work: Path) -> dict:
-            view = self.view(split)
-            updates = Updates({"train": view}, train_only, optim.batch_size, seed, optim.micro_batch_size, optim.bucket)
+            updates = supervised(self.view(split), optim, seed)
             watch = kind == "original" and bool(optim.patience)
             validation = everything(self.tables["validation"], self._codec)
             meta = fit(
                 module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work, description=title,
                 callbacks=[EpochEnds(work / "epoch_ends")] if epoch_ends else [], stop_epochs=stop_epochs,
-                validation=_batches(validation, optim.batch_size) if watch else None,
+                validation=Ordered(validation, optim.batch_size) if watch else None,
             )  # fmt: skip
             module.save(out)
             if epoch_ends:
@@ -237,8 +236,3 @@ def _architecture(module: TaskModule) -> str:
     for volatile in ("transformers_version", "_name_or_path", "architectures"):
         config.pop(volatile, None)
     return digest(config)
-
-
-def _batches(examples: Examples, batch_size: int) -> Updates:
-    """One pass in order of length as "updates" of one batch, for validation."""
-    return Updates({"train": examples}, train_only, batch_size, seed=0, bucket=10**6)

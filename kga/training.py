@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save_file
 
 from kga.console import note
-from kga.data.batching import Updates
+from kga.data.batching import Ordered, Updates
 from kga.optim import Optim
 from kga.progress import FitProgress
 from kga.tasks.base import TaskModule
@@ -97,7 +97,7 @@ def fit(
     description: str,
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence = (),
-    validation: Updates | None = None,
+    validation: Ordered | None = None,
     stop_epochs: int | None = None,
 ) -> dict:
     """Trains ``module`` on ``updates``; goes on from the newest checkpoint in ``work`` if there is one.

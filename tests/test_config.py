@@ -1,6 +1,7 @@
 """Values no run could work with are refused by key; per-task defaults come from one resolver."""
 
 import copy
+import re
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,24 +10,22 @@ from omegaconf.errors import OmegaConfBaseException
 from kga.cli import explain
 from kga.config import check, per_task, register, require_writable, resolved, run_key
 from kga.errors import UserError
+from kga.paths import config_dir
 
-OPTIM = {"schedule": "linear", "epochs": 1, "batch_size": 8, "lr": 1e-3}
-CONFIG = {
-    "seed": 0,
-    "data": {"limit": None},
-    "forget": {"size": 10},
-    "new": {"size": None},
-    "reference": "retrain",
-    "optim": OPTIM,
-    "method": {"optim": OPTIM, "helpers": {"optim": {"epochs": 5}}},
-    "evaluation": {"noise_floor": 0},
-}
+OPTIM = OmegaConf.to_container(OmegaConf.load(config_dir() / "optim" / "default.yaml")) | {"epochs": 1, "lr": 1e-3}
+
+
+def config() -> dict:
+    """The default config, with the smallest groups that ``check`` looks into."""
+    tree = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"))
+    groups = {"forget": {"size": 10}, "optim": OPTIM, "method": {"optim": OPTIM, "helpers": {"optim": {"epochs": 5}}}}
+    return {name: value for name, value in tree.items() if name not in ("defaults", "hydra")} | copy.deepcopy(groups)
 
 
 def with_value(key: str, value: object) -> dict:
-    config = OmegaConf.create(copy.deepcopy(CONFIG))
-    OmegaConf.update(config, key, value, force_add=True)
-    return OmegaConf.to_container(config)
+    changed = OmegaConf.create(config())
+    OmegaConf.update(changed, key, value, force_add=True)
+    return OmegaConf.to_container(changed)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +77,13 @@ def test_sizes_that_are_none(key, value):
         ("optim.lr", -1e-3),
         ("optim.lr", "fast"),
         ("optim.lr", float("nan")),
+        ("optim.lr", True),
+        ("optim.epochs", True),
+        ("optim.warmup", -1),
+        ("optim.patience", 0),
+        ("data.limit", True),
+        ("evaluation.retain_limit", 0),
+        ("evaluation.batch_size", 0),
         ("method.optim.schedule", "exponential"),
         ("method.optim.epochs", 0),
         ("method.helpers.optim.schedule", "exponential"),
@@ -90,7 +96,8 @@ def test_sizes_that_are_none(key, value):
 def test_refused_with_key_and_value(key, value):
     with pytest.raises(UserError) as caught:
         check(with_value(key, value))
-    assert f"{key}={value}" in str(caught.value) and "\n" not in str(caught.value)
+    shown = "null" if value is None else value
+    assert f"{key}={shown}" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_comes_with_the_nearest():
@@ -98,10 +105,24 @@ def test_an_unknown_name_comes_with_the_nearest():
         check(with_value("reference", "retrian"))
 
 
+@pytest.mark.parametrize("key", ["evaluation.batchsize", "method.helpers.optim.epoch", "optim.learning_rate", "extra"])
+def test_keys_that_nothing_reads_are_refused(key):
+    with pytest.raises(UserError, match=f"the config has no key {re.escape(key)}: "):
+        check(with_value(key, 1))
+
+
+@pytest.mark.parametrize("key", ["reference", "new.size"])
+def test_keys_that_were_deleted_are_refused(key):
+    part, _, name = key.rpartition(".")
+    changed = config()
+    del (changed[part] if part else changed)[name]
+    with pytest.raises(UserError, match=f"the key {re.escape(key)} was deleted"):
+        check(changed)
+
+
 def test_a_noise_floor_needs_the_retrained_model():
-    config = with_value("evaluation.noise_floor", 1) | {"reference": "none"}
     with pytest.raises(UserError, match="reference=none"):
-        check(config)
+        check(with_value("evaluation.noise_floor", 1) | {"reference": "none"})
 
 
 DEFAULTS = {"task": {"name": "translation"}, "optim": {"lr": "${per_task:{classification: 2e-5, translation: 5e-4}}"}}
@@ -109,42 +130,44 @@ DEFAULTS = {"task": {"name": "translation"}, "optim": {"lr": "${per_task:{classi
 
 def test_per_task_takes_the_tasks_own_default():
     register()
-    config = OmegaConf.create(DEFAULTS)
-    assert config.optim.lr == 5e-4
-    config.task.name = "classification"
-    assert config.optim.lr == 2e-5
+    composed = OmegaConf.create(DEFAULTS)
+    assert composed.optim.lr == 5e-4
+    composed.task.name = "classification"
+    assert composed.optim.lr == 2e-5
 
 
 def test_a_key_that_is_set_wins_over_the_tasks_default():
     register()
-    config = OmegaConf.merge(DEFAULTS, {"optim": {"lr": 0.1}})
-    assert resolved(config)["optim"]["lr"] == 0.1
+    composed = OmegaConf.merge(DEFAULTS, {"optim": {"lr": 0.1}})
+    assert resolved(composed)["optim"]["lr"] == 0.1
 
 
 def test_a_task_without_default_is_told_what_to_do():
     register()
-    config = OmegaConf.create(DEFAULTS | {"task": {"name": "response"}})
+    composed = OmegaConf.create(DEFAULTS | {"task": {"name": "response"}})
     with pytest.raises(OmegaConfBaseException) as caught:
-        _ = config.optim.lr
+        _ = composed.optim.lr
     line = explain(caught.value)
     assert line.startswith("task=response has no default") and "classification, translation" in line
     with pytest.raises(UserError):
-        per_task({"classification": 1}, _root_=config)
+        per_task({"classification": 1}, _root_=composed)
 
 
 def test_resolved_is_plain_and_refuses_open_keys():
-    config = OmegaConf.create({"a": {"b": "${c}"}, "c": 0})
-    assert resolved(config) == {"a": {"b": 0}, "c": 0}
-    with pytest.raises(UserError, match="forget.path must be given"):
+    composed = OmegaConf.create({"a": {"b": "${c}"}, "c": 0})
+    assert resolved(composed) == {"a": {"b": 0}, "c": 0}
+    with pytest.raises(UserError, match=r"forget\.path must be given"):
         resolved(OmegaConf.create({"forget": {"path": "???"}}))
 
 
 def test_a_run_is_named_by_what_decides_its_result():
-    key = run_key(CONFIG, "data")
-    assert run_key(dict(reversed(CONFIG.items())), "data") == key
-    assert run_key(CONFIG | {"output": "/elsewhere", "store": "s", "logger": {"csv": {}}, "report": {}}, "data") == key
+    key = run_key(config(), "data")
+    assert run_key(dict(reversed(config().items())), "data") == key
+    assert (
+        run_key(config() | {"output": "/elsewhere", "store": "s", "logger": {"csv": {}}, "report": {}}, "data") == key
+    )
     others = [
-        run_key(CONFIG, "other data"),
+        run_key(config(), "other data"),
         run_key(with_value("seed", 1), "data"),
         run_key(with_value("optim.lr", 2e-3), "data"),
         run_key(with_value("forget.size", 11), "data"),
@@ -152,9 +175,9 @@ def test_a_run_is_named_by_what_decides_its_result():
     assert len({key, *others}) == 5
 
 
-def test_an_output_that_is_no_folder_is_refused(tmp_path):
-    require_writable(tmp_path / "deep" / "outputs")
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    require_writable(key="output", folder=tmp_path / "deep" / "outputs")
     assert list((tmp_path / "deep" / "outputs").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="output=.*can't be written"):
-        require_writable(tmp_path / "file" / "outputs")
+    with pytest.raises(UserError, match=r"store=.*can't be written.*store=DIR"):
+        require_writable(key="store", folder=tmp_path / "file" / "outputs")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kga.data.encoded import Examples
-from kga.objective import Step, Update
+from kga.objective import Batch, Step, Update
+from kga.optim import Optim
 
 Draws = Sequence[tuple[str, ...]]
 
@@ -33,6 +34,19 @@ def in_order(examples: Examples, batch_size: int) -> Iterator[np.ndarray]:
     order = np.argsort(-examples.lengths(), kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+class Ordered:
+    """A set in batches of similar length, as Lightning's dataloader."""
+
+    def __init__(self, examples: Examples, batch_size: int) -> None:
+        self.examples, self.batch_size = examples, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.examples.batch(positions) for positions in in_order(self.examples, self.batch_size))
 
 
 @dataclass
@@ -160,3 +174,9 @@ class Updates:
 def train_only(epoch: int) -> Draws:
     """Draws of plain supervised training: one batch of "train" per update."""
     return [("train",)]
+
+
+def supervised(examples: Examples, optim: Optim, seed: int) -> Updates:
+    """The updates of plain supervised training on a set."""
+    sizes = (optim.batch_size, seed, optim.micro_batch_size, optim.bucket)
+    return Updates({"train": examples}, train_only, *sizes)

@@ -69,6 +69,16 @@ def encode(dataset: Dataset, task, store: Store, fingerprint: str) -> Dataset:
     return load_from_disk(store.get("encodings", recipe, make).path / "table")
 
 
+def examples(rows: Dataset | list[dict], task) -> Examples:
+    """Encodes rows with the task's fields in memory: for scripts and small sets, without a store."""
+    dataset = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
+    wanted = [name for name in task.fields if name in dataset.column_names]
+    table = dataset.select_columns(wanted).map(
+        task.encode, batched=True, remove_columns=wanted, keep_in_memory=True, load_from_cache_file=False
+    )
+    return everything(table, task)
+
+
 def everything(table: Dataset, task) -> Examples:
     """All rows of a table."""
     return Examples(table, np.arange(len(table)), task)

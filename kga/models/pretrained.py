@@ -12,7 +12,7 @@ from kga.models.scratch import seeded
 
 
 class Pretrained:
-    """Any backbone that the task's Auto class loads, with its own tokenizer and a fresh head.
+    """Any backbone that the task's Auto class loads, with its own tokenizer; a head that it lacks is drawn at random.
 
     name: hub name or folder. revision: branch, tag or commit on the hub.
     """
@@ -44,7 +44,8 @@ class Pretrained:
             return seeded(task, config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._loaded(task.auto_model.from_pretrained, **head)
+            # A saved classifier of other labels keeps its backbone and gets a new head.
+            return self._loaded(task.auto_model.from_pretrained, ignore_mismatched_sizes=True, **head)
 
     def _loaded(self, load: Callable, **entries):
         try:

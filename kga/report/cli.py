@@ -7,6 +7,7 @@ import io
 import sys
 from pathlib import Path
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,7 @@ from rich.text import Text
 from kga.console import console
 from kga.errors import UserError
 from kga.report.collect import collect
+from kga.report.select import select
 from kga.report.tables import HEADER, MainTable, aggregate, main_tables, tidy
 from kga.report.writers import WRITERS, Collected, write
 
@@ -25,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? and not a traceback
     try:
-        _report(arguments.paths, _formats(arguments.to), arguments.output)
+        _report(arguments.paths, _formats(arguments.to), arguments.output, arguments.select)
     except UserError as error:
         print(f"kga-report: {error}", file=sys.stderr)
         return 2
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "paths", nargs="+", type=Path, metavar="PATH", help="folder with runs below it, or a result.json"
     )
     parser.add_argument("--to", default="html,csv", metavar="FORMATS", help=f"comma-separated: {','.join(WRITERS)}")
+    parser.add_argument("--select", action="store_true", help="show which setting of each method the tuning rule takes")
     parser.add_argument("--output", default="kga-report", type=Path, metavar="DIR", help="where to write (kga-report)")
     return parser
 
@@ -52,7 +55,7 @@ def _formats(text: str) -> list[str]:
     return formats
 
 
-def _report(paths: list[Path], formats: list[str], output: Path) -> None:
+def _report(paths: list[Path], formats: list[str], output: Path, selecting: bool) -> None:
     runs = collect(paths)
     values = tidy(runs)
     aggregated = aggregate(values)
@@ -60,6 +63,8 @@ def _report(paths: list[Path], formats: list[str], output: Path) -> None:
     for table in collected.tables:
         console.print(_terminal_table(table))
         console.print()
+    if selecting:
+        console.print(_selection_table(select(aggregated)))
     for run in collected.failed:
         console.print(Text.assemble(("failed: ", "red"), f"{run.folder}: {run.error}"), soft_wrap=True)
     console.print(f"{len(runs)} runs, {len(collected.failed)} of them failed")
@@ -69,6 +74,17 @@ def _report(paths: list[Path], formats: list[str], output: Path) -> None:
         raise UserError(f"--output {output}: cannot be written to ({error}); name another folder") from None
     for path in written:
         console.print(Text.assemble("Wrote ", (str(path), "bold")), soft_wrap=True)
+
+
+def _selection_table(trials: pd.DataFrame) -> Table:
+    shown = Table(title="Trials, the chosen ones marked", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in ("", "method", "n", "validation lost", "gap", "setting"):
+        shown.add_column(name, justify="left" if name in ("", "method", "setting") else "right", overflow="fold")
+    for row in trials.sort_values(["method", "gap"]).itertuples():
+        cells = (row.method, str(row.seeds), f"{row.validation_loss:+.3f}", f"{row.gap:.3f}")
+        setting = row.setting.replace("method.", "").replace(", ", "\n")
+        shown.add_row("*" if row.chosen else "", *cells, Text(setting), style="bold" if row.chosen else "")
+    return shown
 
 
 def _terminal_table(table: MainTable) -> Table:

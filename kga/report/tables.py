@@ -25,7 +25,7 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
 
     Columns: folder, task, data, model, seed, role (of the model that the number belongs to), method (of the unlearned
     model, else empty), setting (the config keys in which runs of the table differ), quantity (utility, forgetting,
-    score, membership, seconds), split (or attack), metric, value.
+    score, membership, selection, seconds), split (or attack), metric, value.
     """
     completed = [run for run in runs if run.completed]
     settings = _settings(completed)
@@ -62,6 +62,9 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, fl
         for metric, value in metrics.items():
             if _is_number(value):
                 yield role, "score", "", metric, float(value)
+    for metric, value in (result.get("selection") or {}).items():
+        if _is_number(value):
+            yield "unlearned", "selection", "", metric, float(value)
     for role in summary.LABELS:
         seconds = summary.seconds_of(result, role)
         if seconds is not None:

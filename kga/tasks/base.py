@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kga.errors import UserError
 from kga.objective import Batch, Objective, Supervised, Update, backpropagate
 from kga.optim import Optim, optimizer_and_schedule
-from kga.predictions import Predictions
+from kga.predictions import Predictions, cross_entropy
 
 
 class TaskModule(pl.LightningModule):
@@ -111,15 +111,12 @@ class TaskModule(pl.LightningModule):
                 f"touched, the last checkpoint is kept; try a lower learning rate (now {self.optim.lr:g}) or clipping"
             )
 
-    def validation_step(self, update: Update, index: int) -> None:
-        for step in update:
-            for batch in step.values():
-                predictions = self.predict(batch)
-                loss = -predictions.truth()
-                self.log("validation/loss", loss.mean(), batch_size=len(loss), prog_bar=False)
+    def validation_step(self, batch: Batch, index: int) -> None:
+        losses = cross_entropy(self.predict(batch))
+        self.log("validation/loss", losses.mean(), batch_size=len(losses))
 
     def configure_optimizers(self):
-        total = self.optim.schedule_updates or int(self.trainer.estimated_stepping_batches)
+        total = self.optim.schedule_stretch * int(self.trainer.estimated_stepping_batches)
         return optimizer_and_schedule(self, self.optim, total)
 
     # Files -----------------------------------------------------------------------------------------------------

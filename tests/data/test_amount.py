@@ -17,6 +17,6 @@ def test_examples_or_a_share_of_100(value, expected):
     "value", [1.5, 0, -3, 0.0, 1.0, -0.2, True, False, None, "10", "", float("nan"), float("inf"), [1]]
 )
 def test_anything_else_is_refused_with_its_key(value):
-    with pytest.raises(UserError, match="new.size=.* is no size") as caught:
+    with pytest.raises(UserError, match=r"new\.size=.* is no size") as caught:
         amount(value, 100, "new.size")
     assert "\n" not in str(caught.value)

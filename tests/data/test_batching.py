@@ -10,8 +10,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kga.data.batching import Stream, Updates, bucketed, in_order, train_only
+from kga.data.batching import Stream, Updates, bucketed, in_order, supervised, train_only
 from kga.data.encoded import Examples
+from kga.optim import Optim
 
 
 class Lengths:
@@ -205,6 +206,13 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(cut):
     if updates.done < len(updates):  # Lightning goes on within the epoch, or else with the next one
         taken += [indices(update) for update in resumed]
     assert taken + epochs(resumed, range(epoch, 4)) == whole
+
+
+def test_supervised_training_takes_its_sizes_from_the_optimiser():
+    options = Optim(batch_size=6, micro_batch_size=4, bucket=1)
+    taken = epochs(supervised(examples(20), options, seed=3), [0])
+    assert taken == epochs(Updates({"train": examples(20)}, train_only, 6, 3, micro_batch_size=4, bucket=1), [0])
+    assert [len(step["train"]) for step in taken[0]] == [4, 2]
 
 
 def test_a_stream_larger_than_its_set_gives_the_whole_set():

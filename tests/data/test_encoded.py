@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from kga.data.encoded import encode, everything
+from kga.data.encoded import encode, everything, examples
 from kga.store import Store
 
 
@@ -81,6 +81,12 @@ def test_views_know_their_rows():
     whole = view.batch(np.array([7]))
     tokens = int(whole["attention_mask"].sum())
     assert batch["input_ids"][0, :tokens].tolist() == whole["input_ids"][0].tolist()
+
+
+def test_rows_of_a_script_are_encoded_as_a_table_is():
+    rows, task = tiny.rows(5), tiny.classifier()
+    assert examples(rows.to_list(), task).table[:] == examples(rows, task).table[:]
+    assert len(examples(rows, task)) == 5
 
 
 def test_everything_is_all_rows_in_order():

@@ -54,7 +54,7 @@ def test_random_takes_so_many_and_follows_the_seed(table):
 
 
 def test_random_needs_a_size(table):
-    with pytest.raises(UserError, match="forget.size"):
+    with pytest.raises(UserError, match=r"forget\.size"):
         choose(Random(), table)
 
 
@@ -90,7 +90,7 @@ def test_faults_of_an_ids_file_are_told_by_line(tmp_path, lines, message):
 
 
 def test_an_ids_file_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="needs forget.path"):
+    with pytest.raises(UserError, match=r"needs forget\.path"):
         read_ids(None)
     with pytest.raises(UserError, match="nowhere is no file"):
         read_ids(str(tmp_path / "nowhere"))
@@ -128,9 +128,9 @@ def test_named_groups(table):
     one, two = sorted(set(values(table, "group", TRAIN)))[:2]
     assert set(values(table, "group", choose(Group(value=one), table))) == {one}
     assert set(values(table, "group", choose(Group(value=[one, two]), table))) == {one, two}
-    with pytest.raises(UserError, match="forget.value .*'person-77'.*person-"):
+    with pytest.raises(UserError, match=r"forget\.value .*'person-77'.*person-"):
         choose(Group(value="person-77"), table)
-    with pytest.raises(UserError, match="forget.column=firm is no column of the data: it has group, id, label, text"):
+    with pytest.raises(UserError, match=r"forget\.column=firm is no column of the data: it has group, id, label, text"):
         choose(Group(20, column="firm"), table)
 
 
@@ -170,9 +170,9 @@ def test_a_label_among_several():
 
 
 def test_an_unknown_label_comes_with_the_nearest(table):
-    with pytest.raises(UserError, match="forget.value: no training example has 'nort'.*north"):
+    with pytest.raises(UserError, match=r"forget\.value: no training example has 'nort'.*north"):
         choose(Label("nort"), table)
-    with pytest.raises(UserError, match="needs forget.value"):
+    with pytest.raises(UserError, match=r"needs forget\.value"):
         choose(Label(), table)
 
 

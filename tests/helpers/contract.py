@@ -68,7 +68,7 @@ def attached(build: Callable[[], Method], world: World, **optim) -> Method:
     """A fresh method with its sets and frozen models, set to few updates of 8 examples."""
     method = build()
     method.optim = replace(method.optim, **({"updates": UPDATES, "batch_size": 8, "epochs": 100, "warmup": 0,
-                                             "lr": 1e-3, "schedule_updates": None} | optim))  # fmt: skip
+                                             "lr": 1e-3, "schedule_stretch": 1} | optim))  # fmt: skip
     for name in method.helpers():
         world.models.setdefault(name, opinionated(3))
     return method.attach(world.frozen(method.frozen_models), world.sets)

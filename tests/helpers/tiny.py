@@ -6,7 +6,8 @@ import numpy as np
 from datasets import Dataset
 
 from kga.data.corpus import Corpus, column, make_corpus
-from kga.data.encoded import Examples, everything
+from kga.data.encoded import Examples
+from kga.data.encoded import examples as in_memory
 from kga.models.scratch import Scratch
 from kga.optim import Optim
 from kga.tasks.classification import Classification
@@ -49,7 +50,7 @@ def family(dropout: float = 0.0, max_length: int = 32, architecture: str = "dist
 
 @cache
 def tokenizer():
-    """A WordPiece tokenizer trained on the texts of ``rows``; shared, as nothing changes it."""
+    """A subword tokenizer trained on the texts of ``rows``; shared, as nothing changes it."""
     return family().tokenizer(lambda: column(rows(200, seed=1, prefix="train"), "text").to_pylist())
 
 
@@ -64,8 +65,7 @@ def classifier(
 
 def encoded(dataset: Dataset, task: Classification) -> Examples:
     """All rows of a split, encoded in memory without a store."""
-    wanted = [name for name in task.fields if name in dataset.column_names]
-    return everything(dataset.select_columns(wanted).map(task.encode, batched=True, remove_columns=wanted), task)
+    return in_memory(dataset, task)
 
 
 def examples(size: int = 40, seed: int = 1, task: Classification | None = None) -> Examples:

@@ -42,4 +42,4 @@ def test_the_tokenizer_is_trained_on_the_given_texts_alone():
     tokenizer = family.tokenizer(lambda: ["alpha beta"] * 5)
     assert "alpha" in tokenizer.get_vocab() and "north" not in tokenizer.get_vocab()
     assert len(tokenizer) <= family.vocab_size
-    assert family.tokenizer_recipe() == {"type": "wordpiece", "vocab_size": 200}
+    assert family.tokenizer_recipe() == {"type": "bpe", "vocab_size": 200}

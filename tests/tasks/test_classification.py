@@ -1,9 +1,6 @@
 """Classification: what it predicts at which positions, what it encodes, and what it saves."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -139,25 +136,8 @@ def test_a_saved_model_loads_with_from_pretrained_and_predicts_the_same(multi_la
     assert loaded.encoding() == task.encoding()
 
 
-def test_a_saved_model_needs_nothing_of_this_package(tmp_path):
-    tiny.classifier().save(tmp_path)
-    script = """
-import sys
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-inputs = tokenizer("north garden", return_tensors="pt")
-print(tuple(model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.shape))
-assert "kga" not in sys.modules
-"""
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.strip() == "(1, 3)"
-
-
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no model folder: it has no config.json"):
+    with pytest.raises(UserError, match=r"no model folder: it has no config\.json"):
         Classification.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="can't be loaded") as caught:

@@ -1,0 +1,144 @@
+"""One fit: early stopping, epoch ends, damaged checkpoints, time over interruptions, modes of the model."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+
+from helpers import tiny
+from helpers.contract import HARDWARE
+from kga.data.batching import Ordered, supervised
+from kga.optim import Optim
+from kga.training import EpochEnds, fit
+
+
+def train(tmp_path, optim: Optim, task=None, **options):
+    task = task or tiny.classifier(optim=optim)
+    task.optim = optim
+    examples = tiny.examples(32, task=task)
+    meta = fit(task, supervised(examples, optim, seed=0), optim=optim, hardware=HARDWARE, seed=0, work=tmp_path,
+               description="test", **options)  # fmt: skip
+    return task, meta
+
+
+def test_fixed_epochs(tmp_path):
+    _, meta = train(tmp_path, Optim(epochs=3, batch_size=8))
+    assert (meta["epochs"], meta["updates"]) == (3, 12)
+    assert meta["seconds"] > 0
+
+
+def test_updates_bound_the_epochs(tmp_path):
+    assert train(tmp_path, Optim(epochs=3, updates=5, batch_size=8))[1]["updates"] == 5
+
+
+def test_stop_epochs_ends_a_longer_schedule(tmp_path):
+    """The weights after 2 epochs of a schedule of 4, not those of a schedule of 2."""
+    four = train(tmp_path / "a", Optim(epochs=4, batch_size=8), stop_epochs=2)
+    two = train(tmp_path / "b", Optim(epochs=2, batch_size=8))
+    assert four[1]["updates"] == two[1]["updates"] == 8
+    assert not torch.equal(four[0].model.classifier.weight, two[0].model.classifier.weight)
+
+
+def test_patience_keeps_the_best_epoch_and_says_which(tmp_path):
+    """With a learning rate that ruins the model after a while, the best epoch is not the last."""
+    optim = Optim(epochs=12, batch_size=8, lr=0.03, patience=2, schedule="constant", warmup=0, clip=None)
+    task = tiny.classifier(optim=optim)
+    held_out = tiny.examples(24, seed=9, task=task)
+    losses = []
+
+    class Watch(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            losses.append(float(trainer.callback_metrics["validation/loss"]))
+
+    validation = Ordered(held_out, 24)
+    _, meta = train(tmp_path, optim, task, validation=validation, callbacks=[Watch()])
+    assert meta["epochs"] == int(np.argmin(losses)) + 1
+    assert len(losses) in (meta["epochs"] + 2, 12)
+    task.eval()
+    with torch.no_grad():
+        kept = -task.predict(held_out.batch(np.arange(24))).truth().mean()
+    assert float(kept) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_the_last_two_epoch_ends_are_kept(tmp_path):
+    ends = EpochEnds(tmp_path / "ends")
+    task, _ = train(tmp_path, Optim(epochs=4, batch_size=8), callbacks=[ends])
+    files = sorted((tmp_path / "ends").iterdir())
+    assert [path.name for path in files] == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
+    last = load_file(files[1])
+    assert all(torch.equal(value, last[name]) for name, value in task.model.state_dict().items())
+    assert not torch.equal(load_file(files[0])["classifier.weight"], last["classifier.weight"])
+
+
+class Stop(Exception):
+    """Ends a fit."""
+
+
+class StopAt(pl.Callback):
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.update:
+            raise Stop
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys):
+    optim = Optim(epochs=3, batch_size=8)
+    whole, _ = train(tmp_path / "whole", optim)
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", optim, callbacks=[StopAt(9)])
+    checkpoint = tmp_path / "cut" / "checkpoints" / "epoch.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    again, _ = train(tmp_path / "cut", optim)
+    assert "epoch.ckpt can't be read" in capsys.readouterr().out.replace("\n", "")
+    assert torch.equal(again.model.classifier.weight, whole.model.classifier.weight)
+
+
+def test_goes_on_from_the_end_of_an_epoch(tmp_path, capsys):
+    optim = Optim(epochs=3, batch_size=8)
+    task = tiny.classifier(dropout=0.3, optim=optim)
+    whole, _ = train(tmp_path / "whole", optim, tiny.classifier(dropout=0.3, optim=optim))
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", optim, task, callbacks=[StopAt(9)])
+    again, meta = train(tmp_path / "cut", optim, tiny.classifier(dropout=0.3, optim=optim))
+    assert "going on from the checkpoint" in capsys.readouterr().out
+    assert meta["updates"] == 12
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+
+
+def test_the_time_before_an_interruption_counts(tmp_path, monkeypatch):
+    import kga.training as training
+
+    optim = Optim(epochs=3, batch_size=8)
+    clock = iter(range(10_000))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock) * 10.0)
+    with pytest.raises(Stop):
+        train(tmp_path, optim, callbacks=[StopAt(9)])
+    saved = torch.load(tmp_path / "checkpoints" / "epoch.ckpt", weights_only=True)
+    before = saved["callbacks"]["RunState"]["seconds"]
+    assert before > 0
+    assert train(tmp_path, optim)[1]["seconds"] > before
+
+
+def test_a_fit_puts_an_eval_model_into_train_mode(tmp_path):
+    """from_pretrained returns eval mode: without the switch, dropout would never act."""
+    optim = Optim(epochs=1, batch_size=8)
+    modes = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            modes.append(pl_module.model.training)
+
+    task = tiny.classifier(optim=optim)
+    task.eval()
+    train(tmp_path, optim, task, callbacks=[Watch()])
+    assert modes == [True] * 4
+
+
+def test_checkpoints_load_without_pickled_code(tmp_path):
+    train(tmp_path, Optim(epochs=1, batch_size=8))
+    saved = torch.load(tmp_path / "checkpoints" / "epoch.ckpt", weights_only=True)
+    assert {"torch", "numpy", "python"} <= set(saved["callbacks"]["RunState"]["generators"])
