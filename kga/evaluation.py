@@ -88,7 +88,8 @@ def evaluate(
         use_distributed_sampler=False, callbacks=list(callbacks), **arguments,
     )  # fmt: skip
     evaluation = Evaluation(models, list(sets))
-    trainer.test(evaluation, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
+    with quiet():
+        trainer.test(evaluation, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
     return evaluation.results()
 
 

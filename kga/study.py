@@ -13,7 +13,6 @@ from kga.data.batching import Ordered, supervised
 from kga.data.corpus import column
 from kga.data.encoded import Examples, encode, everything
 from kga.data.splits import Split, Splits
-from kga.errors import UserError
 from kga.hashing import digest, folder_digest, state_digest
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method
@@ -53,6 +52,7 @@ class Study:
         self.splits, self.task, self.family, self.optim = splits, task, family, optim
         self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
         self.given = Path(original).expanduser() if original else None
+        self._original: Trained | None = None
         self.max_length = family.max_length
         given = task.load(self.given) if self.given else None
         self.head = task.head(given.labels, given.multi_label) if given else head
@@ -102,9 +102,13 @@ class Study:
 
     def original(self) -> Trained:
         """A_D: trained on D, or the given model."""
-        if self.given is not None:
-            return Trained(self.given, folder_digest(self.given), {})
-        return self._train("original", self.splits["train"], "A_D on D", epoch_ends=True)
+        if self._original is None:
+            self._original = (
+                self._train("original", self.splits["train"], "A_D on D", epoch_ends=True)
+                if self.given is None
+                else Trained(self.given, folder_digest(self.given), {})
+            )
+        return self._original
 
     def retrained(self, number: int = 0) -> Trained:
         """A_R: trained on D_r with A_D's recipe and number of epochs. ``number`` > 0: further ones, with other seeds."""
@@ -190,7 +194,6 @@ class Study:
             return self.retrained()
         if not method.moves:
             return original
-        self._require(method)
         recipe = {
             "recipe": RECIPE,
             "method": settings,
@@ -220,15 +223,6 @@ class Study:
                            "cache_bytes": sum(model.bytes() for model in method.frozen.values())}  # fmt: skip
 
         return self._keep("unlearned", recipe, make, "A*")
-
-    def _require(self, method: Method) -> None:
-        for name in method.needed_splits():
-            if not len(self.splits[name]):
-                raise UserError(
-                    f"the method needs the set {name!r}, which is empty: with original.path, D_n comes from new.path"
-                    if name == "new"
-                    else f"the method needs the set {name!r}, which is empty"
-                )
 
 
 def _architecture(module: TaskModule) -> str:

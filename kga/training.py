@@ -132,8 +132,10 @@ def fit(
         num_sanity_val_steps=0,
         **arguments,
     )
-    with _quiet():
+    with quiet():
         trainer.fit(module, updates, validation if best else None, ckpt_path=_newest(folder), weights_only=True)
+    if arguments.get("profiler"):
+        print(trainer.profiler.summary())
     epochs = trainer.current_epoch
     if best:
         chosen = torch.load(best[1].best_model_path, weights_only=True)
@@ -171,7 +173,7 @@ def _newest(folder: Path) -> Path | None:
     return None
 
 
-class _quiet(warnings.catch_warnings):
+class quiet(warnings.catch_warnings):
     """Hides Lightning's advice that does not hold here (our loaders are no DataLoaders)."""
 
     def __enter__(self):

@@ -108,7 +108,7 @@ class TaskModule(pl.LightningModule):
             what = "loss" if loss != loss or abs(loss) == float("inf") else "gradient"
             raise UserError(
                 f"the {what} is not finite at update {self.trainer.global_step + 1}: stopped before the weights were "
-                f"touched, the last checkpoint is kept; try a lower learning rate (now {self.optim.lr:g}) or clipping"
+                f"touched, and what was saved before is kept; try a lower learning rate (now {self.optim.lr:g}) or clipping"
             )
 
     def validation_step(self, batch: Batch, index: int) -> None:
