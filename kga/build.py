@@ -1,6 +1,5 @@
 """From config to objects: the study, the method, the environment it ran in."""
 
-import logging
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from kga.data.splits import Splits
 from kga.errors import UserError
 from kga.methods.base import Method
 from kga.optim import Optim
+from kga.quiet import quiet_libraries
 from kga.store import Store
 from kga.study import Study
 
@@ -28,7 +28,7 @@ def build_method(cfg: Mapping) -> Method:
 
 def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, folder: Path) -> Study:
     """The study of the config: task class, model family, optimiser, hardware, loggers."""
-    quiet()
+    quiet_libraries()
     task = get_class(cfg["task"]["_target_"])
     require_trainer(cfg["trainer"])
     loggers = [config.build(cfg["logger"], name, save_dir=str(folder)) for name in cfg["logger"]]
@@ -71,16 +71,6 @@ def head_for(task: type, corpus: Corpus, cfg: Mapping) -> dict:
     for name in ("validation", "test"):
         require_known(corpus.splits[name], known, f"the {name} split", "the training split")
     return task.head(known, corpus.multi_label)
-
-
-def quiet() -> None:
-    """Silences what libraries print about themselves; kga's own stages and bars say what is going on."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def environment(cfg: Mapping) -> dict:

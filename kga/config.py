@@ -16,6 +16,7 @@ from kga.paths import config_dir
 
 # Keys that do not change what a run computes: where it lies, how it is shown, what it runs on.
 IDLE = ("output", "store", "report", "logger", "launcher")
+IDLE_HARDWARE = ("accelerator", "devices", "checkpoint_minutes", "profiler")
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 # Keys that hold a whole number of 1 or more, or null where there is no bound.
 WHOLE = ("evaluation.batch_size",)
@@ -142,8 +143,12 @@ def build(cfg: Mapping, key: str, **more: object):
 
 
 def run_key(cfg: Mapping, fingerprint: str) -> str:
-    """Names a run by everything that decides its result: the resolved config and the data's content."""
+    """Names a run by everything that decides its result: the resolved config and the data's content.
+
+    Of the hardware, the precision decides; devices and checkpoints do not.
+    """
     deciding = {name: value for name, value in cfg.items() if name not in IDLE}
+    deciding["trainer"] = {name: value for name, value in cfg.get("trainer", {}).items() if name not in IDLE_HARDWARE}
     return digest([json.loads(json.dumps(deciding, default=str)), fingerprint])
 
 

@@ -12,6 +12,7 @@ from kga.metrics.forgetting import Divergence, ProbabilityShift
 from kga.metrics.utility import Loss, MultiLabel
 from kga.objective import Batch
 from kga.predictions import Predictions, cross_entropy
+from kga.quiet import quiet_advice
 from kga.tasks.base import TaskModule
 
 
@@ -88,7 +89,7 @@ def evaluate(
         use_distributed_sampler=False, callbacks=list(callbacks), **arguments,
     )  # fmt: skip
     evaluation = Evaluation(models, list(sets))
-    with quiet():
+    with quiet_advice():
         trainer.test(evaluation, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
     return evaluation.results()
 

@@ -2,7 +2,6 @@
 
 import random
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from kga.console import note
 from kga.data.batching import Ordered, Updates
 from kga.optim import Optim
 from kga.progress import FitProgress
+from kga.quiet import quiet_advice
 from kga.tasks.base import TaskModule
 
 
@@ -132,7 +132,7 @@ def fit(
         num_sanity_val_steps=0,
         **arguments,
     )
-    with quiet():
+    with quiet_advice():
         trainer.fit(module, updates, validation if best else None, ckpt_path=_newest(folder), weights_only=True)
     if arguments.get("profiler"):
         print(trainer.profiler.summary())
@@ -171,15 +171,3 @@ def _newest(folder: Path) -> Path | None:
         note(f"going on from the checkpoint {path.name}")
         return path
     return None
-
-
-class quiet(warnings.catch_warnings):
-    """Hides Lightning's advice that does not hold here (our loaders are no DataLoaders)."""
-
-    def __enter__(self):
-        entered = super().__enter__()
-        for text in (".*no .val_dataloader.*", ".*in eval mode at the start.*", ".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*",
-                     ".*srun. command is available.*", ".*num_workers.*", ".*smaller than the logging interval.*",
-                     ".*resuming from a checkpoint.*", ".*mid-epoch.*", ".*ckpt_path.*"):  # fmt: skip
-            warnings.filterwarnings("ignore", text)
-        return entered

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from helpers import tiny
 from helpers.contract import HARDWARE
+
 from kga.build import require_sets
 from kga.data.forget import Group, Random
 from kga.data.splits import make_splits
@@ -135,9 +135,11 @@ def test_shared_examples_that_repeat_the_set_are_left_out_on_request(root):
     forget = here.splits["forget"].rows
     texts = twice.train["input_hash"]
     own = {texts[row] for row in forget}
-    repeats = lambda dedupe: [
-        row for row in here._extra(Helper("forget", retain_share=0.99, dedupe=dedupe), forget) if texts[row] in own
-    ]  # noqa: E731
+
+    def repeats(dedupe: bool) -> list[int]:
+        extra = here._extra(Helper("forget", retain_share=0.99, dedupe=dedupe), forget)
+        return [row for row in extra if texts[row] in own]
+
     assert repeats(dedupe=False)
     assert not repeats(dedupe=True)
 

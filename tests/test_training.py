@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file
-
 from helpers import tiny
 from helpers.contract import HARDWARE
+from safetensors.torch import load_file
+
 from kga.data.batching import Ordered, supervised
 from kga.optim import Optim
 from kga.training import EpochEnds, fit

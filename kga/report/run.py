@@ -47,6 +47,11 @@ def write_run_report(folder: Path, texts: Mapping[str, str] | None = None) -> Pa
     return path
 
 
+def evaluated_ids(folder: Path) -> set[str]:
+    """Ids of the examples that a run's report may name."""
+    return set(pd.read_parquet(folder / "examples.parquet", columns=["id"])["id"])
+
+
 def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
     rows = summary.main_rows(result)
     completed = result["status"] == "completed"

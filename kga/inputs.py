@@ -1,0 +1,50 @@
+"""What a run reads: the data set of the config, unseen examples given by the user, and a fingerprint of all of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets import disable_progress_bars
+
+from kga import config
+from kga.data.corpus import FIELDS, Corpus, column
+from kga.hashing import file_digest, folder_digest, strings_digest
+
+
+def load_corpus(cfg: Mapping) -> Corpus:
+    """The data set of the config, without the keys that the splits take."""
+    disable_progress_bars()
+    options = {name: value for name, value in cfg["data"].items() if name not in ("limit", "reserve", "group")}
+    return config.build({"data": options}, "data")
+
+
+def load_new(cfg: Mapping) -> Corpus | None:
+    """D_n and holdout from a file of their own (``new.path``: a data folder, or one file of its formats)."""
+    path = cfg["new"]["path"]
+    if path is None:
+        return None
+    from kga.data.folder import load_file
+
+    return load_file(cfg["task"]["name"], path)
+
+
+def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
+    """Digest of everything read from files that the config names only by path: what decides the splits included."""
+    deciding = ("id", "content", cfg["data"]["group"], cfg["forget"].get("column"))
+    parts = [
+        strings_digest(map(str, column(table, name).to_pylist()))
+        for table in corpus.splits.values() for name in deciding if name in table.column_names
+    ]  # fmt: skip
+    for path in (cfg["original"]["path"], cfg["new"]["path"], cfg["forget"].get("path"), cfg["model"].get("name")):
+        found = Path(path).expanduser() if path else None
+        if found is not None and found.is_dir():
+            parts.append(folder_digest(found))
+        elif found is not None and found.is_file():
+            parts.append(file_digest(found))
+    return strings_digest(parts)
+
+
+def texts_of(cfg: Mapping, ids: set[str]) -> dict[str, str]:
+    """The input texts of some examples, by id."""
+    name = FIELDS[cfg["task"]["name"]][0]
+    tables = load_corpus(cfg).splits.values()
+    return {id: text for table in tables for id, text in zip(table["id"], table[name], strict=True) if id in ids}
