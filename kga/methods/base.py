@@ -79,16 +79,22 @@ class Method(pl.Callback, Objective):
 
     def stream(self, seed: int) -> Updates:
         """The updates of a fit, as Lightning's dataloader."""
-        names = {name for step in self.draws(0) for name in step}
+        names = sorted({name for step in self.draws(0) for name in step})
+        optim = self.optim
         return Updates(
-            {name: self.sets[name] for name in sorted(names)},
+            {name: self.sets[name] for name in names},
             self.draws,
-            self.optim.batch_size,
+            optim.batch_size,
             seed,
-            self.optim.micro_batch_size,
-            self.optim.bucket,
+            optim.micro_batch_size,
+            optim.bucket,
             anchor=self.anchor,
+            **self.stream_options(),
         )
+
+    def stream_options(self) -> dict:
+        """More arguments of ``Updates``: shares of sets, pairs of examples."""
+        return {}
 
     # Life cycle ------------------------------------------------------------------------------------------------
 

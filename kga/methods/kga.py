@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kga.console import note
-from kga.data.batching import Draws, Updates, in_order
+from kga.data.batching import Draws, in_order
 from kga.errors import one_of
 from kga.methods.base import Helper, Method, matched_partners
 from kga.objective import Batch, Step
@@ -153,20 +153,8 @@ class KGA(Method):
         first = ("forget",) if self.gap_level == "dataset_mean" else ("forget", "new")
         return [first] + [("retain",)] * self.retain_batches
 
-    def stream(self, seed: int) -> Updates:
-        names = {name for step in self.draws(0) for name in step}
-        return Updates(
-            {name: self.sets[name] for name in sorted(names)},
-            self.draws,
-            self.optim.batch_size,
-            seed,
-            self.optim.micro_batch_size,
-            self.optim.bucket,
-            share={"retain": self.retain_sample},
-            redraw=self.retain_redraw,
-            partners=self._partners(),
-            anchor=self.anchor,
-        )
+    def stream_options(self) -> dict:
+        return {"share": {"retain": self.retain_sample}, "redraw": self.retain_redraw, "partners": self._partners()}
 
     def _partners(self) -> dict:
         forget, new = self.sets["forget"], self.sets["new"]

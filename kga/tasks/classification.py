@@ -1,12 +1,13 @@
 """Classification of texts: one label each, or (multi-label) any number of them."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torchmetrics import Metric
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kga.errors import UserError
 from kga.metrics.utility import MultiLabel, SingleLabel
@@ -28,16 +29,16 @@ class Classification(TaskModule):
     encoded_columns = ("input_ids", "labels")
     auto_model = AutoModelForSequenceClassification
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int = 128,
-        optim: Optim | None = None,
-    ) -> None:
-        super().__init__(model, tokenizer, max_length, optim)
-        self.labels = [model.config.id2label[index] for index in range(len(model.config.id2label))]
-        self.multi_label = model.config.problem_type == "multi_label_classification"
+    @cached_property
+    def labels(self) -> list[str]:
+        """The names of the C labels, in the order of the model's outputs."""
+        names = self.model.config.id2label
+        return [names[index] for index in range(len(names))]
+
+    @cached_property
+    def multi_label(self) -> bool:
+        """Whether any number of labels may hold at once."""
+        return self.model.config.problem_type == "multi_label_classification"
 
     def predict(self, batch: Batch, view: str = "scored") -> Predictions:
         """Single-label: P = B, C labels. Multi-label: P = B x labels, C = 2 (off, on)."""
