@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-real lint
+.PHONY: demo test test-slow lint
 
 demo: $(READY)
 	$(BIN)/kga

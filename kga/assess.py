@@ -38,7 +38,6 @@ def assess(
         return {"utility": utility, "forgetting": {}, "score": {}} | chosen_by
     score = {name: {"tow": tug_of_war(values, utility["retrain"], metric)}
              for name, values in utility.items() if name != "retrain"}  # fmt: skip
-    forgetting.pop("retrain", None)
     return {
         "utility": _with_floor(utility),
         "forgetting": _with_floor(forgetting),

@@ -75,10 +75,11 @@ def head_for(task: type, corpus: Corpus, cfg: Mapping) -> dict:
 
 def environment(cfg: Mapping) -> dict:
     """Versions, device, threads and precision of this process."""
+    on_gpu = torch.cuda.is_available() and cfg["trainer"]["accelerator"] != "cpu"
     packages = ("kga", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name() if on_gpu else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "precision": str(cfg["trainer"]["precision"]),
     }

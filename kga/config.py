@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kga.data.amount import amount
 from kga.errors import UserError, nearest, one_of
-from kga.hashing import digest
+from kga.hashing import RECIPE, SCHEMA, digest
 from kga.paths import config_dir
 
 # Keys that do not change what a run computes: where it lies, how it is shown, what it runs on.
@@ -33,8 +33,14 @@ def per_task(values: Mapping, *, _root_: DictConfig) -> object:
     return values[name]
 
 
+def times(factor: float, value: float | str) -> float:
+    """Resolver ``${times:8,${model.recommended.unlearning_lr}}``: a multiple of another setting."""
+    return float(factor) * float(value)
+
+
 def register() -> None:
     """Makes the resolvers known to OmegaConf."""
+    OmegaConf.register_new_resolver("times", times, replace=True)
     OmegaConf.register_new_resolver("per_task", per_task, replace=True)
 
 
@@ -55,8 +61,9 @@ def check(cfg: Mapping) -> None:
             amount(value, 1, key)
     for key in (*WHOLE, *WHOLE_OR_NULL):
         _require_whole(key, _at(cfg, key), null=key in WHOLE_OR_NULL)
-    if not _is_whole(cfg["seed"], 0):
-        raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more")
+    if not _is_whole(cfg["seed"], 0) or cfg["seed"] >= 2**31:
+        raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more, below 2**31")
+    _check_trainer(cfg.get("trainer") or {})
     one_of("reference", cfg["reference"], ("retrain", "none"))
     for key in ("optim", "method.optim", "method.helpers.optim"):
         if options := _at(cfg, key):
@@ -68,6 +75,14 @@ def check(cfg: Mapping) -> None:
         )
     if floor and cfg["reference"] == "none":
         raise UserError("evaluation.noise_floor needs the retrained model: leave out reference=none")
+
+
+def _check_trainer(options: Mapping) -> None:
+    """Refuses hardware that runs are not made for."""
+    if options.get("devices", 1) != 1:
+        raise UserError(f"trainer.devices={options['devices']}: a run uses one device; leave it at 1")
+    if str(options.get("precision")).startswith("16"):
+        raise UserError(f"trainer.precision={options['precision']} is not supported: use 32-true or bf16-mixed")
 
 
 def _require_shape(cfg: Mapping) -> None:
@@ -104,6 +119,8 @@ def _check_optim(key: str, options: Mapping) -> None:
     rate = options.get("lr", 1.0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise UserError(f"{key}.lr={_shown(rate)} must be a number above 0")
+    if key != "optim" and options.get("patience") is not None:
+        raise UserError(f"{key}.patience has no validation to wait for: only optim.patience stops early")
     for name in ("warmup", "weight_decay", "clip"):
         value = options.get(name)
         if value is not None and not (isinstance(value, int | float) and value >= 0):
@@ -149,7 +166,7 @@ def run_key(cfg: Mapping, fingerprint: str) -> str:
     """
     deciding = {name: value for name, value in cfg.items() if name not in IDLE}
     deciding["trainer"] = {name: value for name, value in cfg.get("trainer", {}).items() if name not in IDLE_HARDWARE}
-    return digest([json.loads(json.dumps(deciding, default=str)), fingerprint])
+    return digest([RECIPE, SCHEMA, json.loads(json.dumps(deciding, default=str)), fingerprint])
 
 
 def require_writable(key: str, folder: Path) -> None:

@@ -8,8 +8,9 @@ from kga import config
 from kga.console import note, stage
 from kga.data.corpus import Corpus
 from kga.data.splits import Splits, make_splits
+from kga.hashing import SCHEMA
 from kga.inputs import data_fingerprint, load_corpus, load_new
-from kga.runs import SCHEMA, alone, finished_result, keep_model, recorded, run_folder
+from kga.runs import alone, finished_result, keep_model, recorded, run_folder
 from kga.store import Store
 
 

@@ -5,6 +5,10 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+# Parts of every name, so that what old code made is not taken for what new code would make.
+RECIPE = 2  # raised when training code changes what the same settings give
+SCHEMA = 1  # of result.json
+
 
 def digest(value: object) -> str:
     """Hex digest (32 characters) of anything JSON can write, whatever the order of its keys."""

@@ -14,8 +14,6 @@ from filelock import FileLock, Timeout
 from kga.console import note
 from kga.errors import UserError
 
-SCHEMA = 1
-
 
 def run_folder(output: Path | str, task: str, method: str, key: str) -> Path:
     """Where a run lies: ``OUTPUT/runs/TASK-METHOD-KEY12``."""

@@ -61,10 +61,6 @@ class Store:
         finally:
             lock.release()
 
-    def find(self, kind: str, recipe: dict) -> bool:
-        """Whether the artifact is there (unchecked: for plans and estimates)."""
-        return (self.root / kind / digest(recipe)[:24] / MANIFEST).is_file()
-
     def _load(self, folder: Path, key: str) -> Artifact | None:
         if not folder.is_dir():
             return None

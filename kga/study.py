@@ -1,5 +1,6 @@
 """The trained models of one study: each is made once, kept in the store, and found again by whoever needs it."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,15 +14,14 @@ from kga.data.batching import Ordered, supervised
 from kga.data.corpus import column
 from kga.data.encoded import Examples, encode, everything
 from kga.data.splits import Split, Splits
-from kga.hashing import digest, folder_digest, state_digest
+from kga.errors import UserError
+from kga.hashing import RECIPE, digest, folder_digest, state_digest
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method
 from kga.optim import Optim
 from kga.store import Artifact, Store
 from kga.tasks.base import TaskModule
 from kga.training import EpochEnds, fit
-
-RECIPE = 1  # raised when training code changes what the same settings give
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Study:
         self._original: Trained | None = None
         self.max_length = family.max_length
         given = task.load(self.given) if self.given else None
+        if given:
+            given.require_fits(splits.tables["train"], f"original.path={self.given}")
         self.head = task.head(given.labels, given.multi_label) if given else head
         self.tokenizer = given.tokenizer if given else self._tokenizer()
         codec = self._around(given.model if given else family.model(task, self.tokenizer, head, seed))
@@ -139,9 +141,14 @@ class Study:
     def _initial(self, start: str, seed: int, optim: Optim) -> TaskModule:
         if start == "original":
             return self.load(self.original(), optim)
-        return self._around(
-            self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch"), optim
-        )
+        model = self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch")
+        module = self._around(model, optim)
+        if self.given is not None and _architecture(module) != _architecture(self._codec):
+            raise UserError(
+                f"original.path={self.given} is another architecture than model=... builds for the models trained beside it: "
+                "set model=pretrained model.name=BACKBONE to what it was fine-tuned from, or reference=none"
+            )
+        return module
 
     def _train(
         self, kind: str, split: Split, title: str, *, seed: int | None = None, optim: Optim | None = None,
@@ -173,7 +180,7 @@ class Study:
             )  # fmt: skip
             module.save(out)
             if epoch_ends:
-                (work / "epoch_ends").rename(out / "epoch_ends")
+                shutil.copytree(work / "epoch_ends", out / "epoch_ends")
             return meta
 
         return self._keep(kind, recipe, make, title)
@@ -210,7 +217,7 @@ class Study:
             loaded = {name: self.load(frozen[name]) for name in method.frozen_models}
             method.attach(loaded, {name: self.examples(name) for name in method.splits})
             del loaded  # so that models whose predictions are cached can leave memory
-            student = self.load(original, method.optim)
+            student = self.load(original)
             with PeakMemory() as memory:
                 meta = fit(
                     student, method.stream(self.seed), optim=method.optim, hardware=self.hardware, seed=self.seed,

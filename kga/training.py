@@ -130,10 +130,14 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         **arguments,
     )
     with quiet_advice():
-        trainer.fit(module, updates, validation if best else None, ckpt_path=_newest(folder), weights_only=True)
+        try:
+            trainer.fit(module, updates, validation if best else None, ckpt_path=_newest(folder), weights_only=True)
+        except SystemExit as exit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from exit
     if arguments.get("profiler"):
         print(trainer.profiler.summary())
     epochs = trainer.current_epoch

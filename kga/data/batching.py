@@ -104,6 +104,7 @@ class Updates:
     with a batch of each of two sets. ``epoch -> draws``, so that phases are possible.
     anchor: an epoch is one pass over this set (None: the first set drawn); the others go on where they were.
     micro_batch_size: steps are cut into several of at most this many examples per set.
+    aligned: the sets of a step give as many examples as its first, so that example meets example.
     partners: {(first, second): [len(first)] positions} pairs the second set's batch with the first's.
     """
 
@@ -119,9 +120,10 @@ class Updates:
         redraw: bool = False,
         partners: Mapping[tuple[str, str], np.ndarray] | None = None,
         anchor: str | None = None,
+        aligned: bool = False,
     ) -> None:
         self.sets, self.draws, self.micro_batch_size = dict(sets), draws, micro_batch_size
-        self.partners, self.anchor = dict(partners or {}), anchor
+        self.partners, self.anchor, self.aligned = dict(partners or {}), anchor, aligned
         self.streams = {
             name: Stream(name, examples, batch_size, bucket, seed, (share or {}).get(name, 1.0), redraw)
             for name, examples in self.sets.items()
@@ -152,6 +154,8 @@ class Updates:
         for name in names:
             partner = self.partners.get((names[0], name))
             positions[name] = self.streams[name].next() if partner is None else partner[positions[names[0]]]
+            if self.aligned:
+                positions[name] = np.resize(positions[name], len(positions[names[0]]))
         size = self.micro_batch_size or max(len(chosen) for chosen in positions.values())
         longest = max(len(chosen) for chosen in positions.values())
         for start in range(0, longest, size):

@@ -69,9 +69,11 @@ class Ids(Request):
         if found.sum() < len(set(wanted)):
             known = set(ids.filter(pa.array(found)).to_pylist())
             missing = [name for name in dict.fromkeys(wanted) if name not in known]
+            unseen = set(missing) & set(column(table, "id").to_pylist())
+            reserved = f"; {len(unseen)} of them lie in the reserve, which A_D never sees" if unseen else ""
             raise UserError(
                 f"forget.path: {len(missing)} of the {len(set(wanted))} ids in {self.path} are not in D "
-                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}): only training examples can be forgotten"
+                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}{reserved}): only what A_D was trained on can be forgotten"
             )
         return train[found]
 
@@ -216,5 +218,7 @@ def _holds(values: pa.ChunkedArray, value: object, key: str) -> np.ndarray:
     for wanted in _names(value):
         if wanted not in names:
             near = difflib.get_close_matches(wanted, names, 3) or names[:3]
-            raise UserError(f"{key}: no training example has {wanted!r}; near or known: {', '.join(near)}")
+            raise UserError(
+                f"{key}: no example of D has {wanted!r} (the reserve is no part of D); near or known: {', '.join(near)}"
+            )
     return _contains(values, value)

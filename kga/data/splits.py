@@ -156,7 +156,7 @@ def _from_reserve(table, request, train, forget, kept, size, seed, original_is_g
         empty = Split("train", np.empty(0, np.int64))
         return {"new": empty, "holdout": empty}
     new = request.match(table, train, forget, kept, size, np.random.default_rng([seed, 3]))
-    if len(new) < min(size, 2):
+    if len(new) < max(min(size, 2), size / 10):
         whole = f"cut the reserve by data.group={request.grouped_by}, " if request.grouped_by else ""
         raise UserError(
             f"too few examples to hold out: the reserve of {len(kept)} has {len(new)} that match the request, "

@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from kga.console import note
 from kga.data.batching import Draws, Updates
 from kga.data.encoded import Examples
 from kga.methods.frozen import Frozen
@@ -69,20 +69,15 @@ class Method(pl.Callback, Objective):
         """Sets that must hold examples: those drawn from and those helpers are trained on."""
         return tuple(dict.fromkeys((*self.splits, *(helper.split for helper in self.helpers().values()))))
 
-    def select(self) -> str:
-        """Set that a retraining method (start = "initial") trains on."""
-        return "retain"
-
     def draws(self, epoch: int) -> Draws:
         """What one update consists of, see ``Updates``."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def stream(self, seed: int) -> Updates:
         """The updates of a fit, as Lightning's dataloader."""
-        names = sorted({name for step in self.draws(0) for name in step})
         optim = self.optim
         return Updates(
-            {name: self.sets[name] for name in names},
+            {name: self.sets[name] for name in self.splits},
             self.draws,
             optim.batch_size,
             seed,
@@ -109,19 +104,22 @@ class Method(pl.Callback, Objective):
         return self
 
     def setup(self, trainer: pl.Trainer, pl_module: TaskModule, stage: str) -> None:
-        """Fills the slot, before a strategy wraps the module."""
+        """Fills the slot and brings the method's optimiser, before a strategy wraps the module."""
         if stage != "fit":
             return
         for name, model in self.frozen.items():
             model.require_apart_from(pl_module, name)
-        pl_module.objective = self
+        pl_module.objective, pl_module.optim = self, self.optim
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: TaskModule) -> None:
         for model in self.frozen.values():
             model.to(pl_module.device)
+        updates = int(trainer.estimated_stepping_batches)
+        if self.optim.warmup >= updates:
+            note(f"the warm-up takes {self.optim.warmup:g} of only {updates} updates: the student will hardly move")
         started = time.monotonic()
         with trainer.precision_plugin.forward_context(), torch.no_grad():
-            self.prepare(pl_module, int(trainer.estimated_stepping_batches))
+            self.prepare(pl_module, updates)
         self.cache_seconds = time.monotonic() - started
 
     def prepare(self, module: TaskModule, updates: int) -> None:
@@ -148,11 +146,3 @@ class Method(pl.Callback, Objective):
 
     def load_state_dict(self, state: dict) -> None:
         self.history = [dict(row) for row in state["history"]]
-
-
-def matched_partners(examples: Examples, others: Examples, key: np.ndarray, other_key: np.ndarray) -> np.ndarray:
-    """[len(examples)] for each example the position of one of ``others`` with the closest key (rank by rank)."""
-    order, other_order = np.argsort(key, kind="stable"), np.argsort(other_key, kind="stable")
-    partner = np.empty(len(examples), np.int64)
-    partner[order] = other_order[np.arange(len(examples)) * len(others) // len(examples)]
-    return partner

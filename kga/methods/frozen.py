@@ -20,7 +20,7 @@ class Frozen:
 
     def __init__(self, module: TaskModule) -> None:
         self.module: TaskModule | None = module.eval().requires_grad_(False)
-        self._cached: list[_Table] = []
+        self._cached: dict[tuple[str, str], _Table] = {}
 
     def to(self, device: torch.device) -> None:
         if self.module is not None:
@@ -36,10 +36,10 @@ class Frozen:
             )
 
     @torch.no_grad()
-    def predict(self, batch: Batch, view: str = "scored") -> Predictions:
-        for table in self._cached:
-            if table.holds(batch, view):
-                return table.predict(batch)
+    def predict(self, batch: Batch, view: str = "scored", of: str | None = None) -> Predictions:
+        """Predictions on a batch. ``of``: the set it was drawn from, whose cached predictions may be used."""
+        if (of, view) in self._cached:
+            return self._cached[of, view].predict(batch)
         if self.module is None:
             raise RuntimeError(
                 "a frozen model was dropped after caching, and an example outside the cache was asked for"
@@ -48,8 +48,8 @@ class Frozen:
         return self.module.predict(batch, view)
 
     @torch.no_grad()
-    def cache(self, examples: Examples, view: str, batch_size: int = 256) -> None:
-        """Computes the predictions on a set once, in batches of similar length."""
+    def cache(self, of: str, examples: Examples, view: str, batch_size: int = 256) -> None:
+        """Computes the predictions on the set named ``of`` once, in batches of similar length."""
         device = next(self.module.parameters()).device
         self.module.eval()
         parts, index = [], []
@@ -59,7 +59,7 @@ class Frozen:
             index.append(batch["index"])
         counts = torch.cat([part.positions_per_example() for part in parts])
         log_probs, targets = torch.cat([part.log_probs for part in parts]), torch.cat([part.targets for part in parts])
-        self._cached.append(_Table(torch.cat(index), counts, log_probs, targets, view))
+        self._cached[of, view] = _Table(torch.cat(index), counts, log_probs, targets)
 
     def drop_model(self) -> None:
         """Lets the model leave memory; only cached examples can be predicted from now on."""
@@ -67,7 +67,7 @@ class Frozen:
 
     def bytes(self) -> int:
         """Memory of the cached predictions."""
-        return sum(table.log_probs.nbytes + table.targets.nbytes for table in self._cached)
+        return sum(table.log_probs.nbytes + table.targets.nbytes for table in self._cached.values())
 
 
 def _storages(module: torch.nn.Module) -> set[int]:
@@ -78,21 +78,16 @@ def _storages(module: torch.nn.Module) -> set[int]:
 class _Table:
     """Predictions of all examples of a set, found by the numbers that a batch carries as "index"."""
 
-    def __init__(self, index: Tensor, counts: Tensor, log_probs: Tensor, targets: Tensor, view: str) -> None:
-        self.view, self.log_probs, self.targets = view, log_probs, targets
+    def __init__(self, index: Tensor, counts: Tensor, log_probs: Tensor, targets: Tensor) -> None:
+        self.log_probs, self.targets = log_probs, targets
         self._index, order = index.sort()
         self._count = counts[order]
         self._start = (counts.cumsum(0) - counts)[order]
 
-    def _slots(self, index: Tensor) -> Tensor:
-        return torch.searchsorted(self._index, index).clamp(max=len(self._index) - 1)
-
-    def holds(self, batch: Batch, view: str) -> bool:
-        index = batch["index"]
-        return view == self.view and bool((self._index[self._slots(index)] == index).all())
-
     def predict(self, batch: Batch) -> Predictions:
-        slots = self._slots(batch["index"])
+        slots = torch.searchsorted(self._index, batch["index"]).clamp(max=len(self._index) - 1)
+        if not bool((self._index[slots] == batch["index"]).all()):
+            raise RuntimeError("a batch holds an example that is not in the cache of the set it is said to come from")
         counts = self._count[slots]
         example = torch.arange(len(slots), device=slots.device).repeat_interleave(counts)
         before = (counts.cumsum(0) - counts)[example]

@@ -1,6 +1,6 @@
 """Knowledge gap alignment (Wang et al., ACL 2023, arXiv 2305.06535)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from kga.console import note
 from kga.data.batching import Draws, in_order
-from kga.errors import one_of
-from kga.methods.base import Helper, Method, matched_partners
+from kga.data.encoded import Examples
+from kga.errors import UserError, one_of
+from kga.methods.base import Helper, Method
+from kga.methods.pairing import label_partners, ranked_partners
 from kga.objective import Batch, Step
 from kga.optim import Optim
 from kga.predictions import Predictions, divergence
@@ -133,6 +135,10 @@ class KGA(Method):
         one_of("method.stop.criterion", self.stop.criterion, ("none", "abs", "portion_of_first", "sigma"))
         one_of("method.stop.smoothing", self.stop.smoothing, ("batch", "ema", "full"))
         one_of("method.helpers.start", self.helper_options.start, ("pretrained", "scratch", "original"))
+        if retain_batches < 1 or not 0 < retain_sample <= 1 or self.stop.every < 1:
+            raise UserError(
+                "method: retain_batches and stop.every are at least 1, retain_sample is above 0 and at most 1"
+            )
         self.units = {"forget": _forget_unit(gap_level, reduction), "new": UNITS[reduction], "retain": UNITS[reduction]}
         self.nonlinear = ("forget", "new") if gap_level in ("dataset_mean", "batch") else ()
         self.g, self.a0, self.first_error = None, None, None
@@ -146,7 +152,7 @@ class KGA(Method):
         shared = dict(start=options.start, retain_share=options.retain_share, seed=options.seed, dedupe=options.dedupe)
         return {
             "forget_helper": Helper("forget", **shared, optim=options.optim),
-            "new_helper": Helper("new", **shared, per_request=False, optim=options.optim),
+            "new_helper": Helper("new", **shared, optim=options.optim),
         }
 
     def draws(self, epoch: int) -> Draws:
@@ -154,18 +160,21 @@ class KGA(Method):
         return [first] + [("retain",)] * self.retain_batches
 
     def stream_options(self) -> dict:
-        return {"share": {"retain": self.retain_sample}, "redraw": self.retain_redraw, "partners": self._partners()}
+        return {
+            "share": {"retain": self.retain_sample},
+            "redraw": self.retain_redraw,
+            "partners": self._partners(),
+            "aligned": self.gap_level in ("example", "token"),
+        }
 
     def _partners(self) -> dict:
         forget, new = self.sets["forget"], self.sets["new"]
         if self.pairing == "random" or self.gap_level == "dataset_mean":
             return {}
-        keys = {
-            "fixed": lambda examples: range(len(examples)),
-            "length": lambda examples: examples.lengths(),
-            "label": lambda examples: examples.column("labels"),
-        }[self.pairing]
-        return {("forget", "new"): matched_partners(forget, new, keys(forget), keys(new))}
+        if self.pairing == "label":
+            return {("forget", "new"): label_partners(forget.column("labels"), new.column("labels"))}
+        keys = (forget.lengths(), new.lengths()) if self.pairing == "length" else (range(len(forget)), range(len(new)))
+        return {("forget", "new"): ranked_partners(*keys)}
 
     # Before the first update -----------------------------------------------------------------------------------
 
@@ -173,7 +182,7 @@ class KGA(Method):
         module.dropout = self.student_dropout
         if self.cache == "exact":
             self._fill_caches(updates)
-        self.g = self._mean_gap(self.sets["new"], lambda batch: self._new_gap(batch))
+        self.g = self._mean_gap(self.sets["new"], self._new_gap, module.device)
         if self.a0 is None:
             self.a0 = self.full_gap(module)
             if self.a0 > self.g and self.gap_weight:
@@ -184,14 +193,14 @@ class KGA(Method):
 
     def _fill_caches(self, updates: int) -> None:
         original, forget_helper, new_helper = (self.frozen[name] for name in self.frozen_models)
-        forget_helper.cache(self.sets["forget"], self.view)
-        new_helper.cache(self.sets["new"], self.view)
-        original.cache(self.sets["new"], self.view)
+        forget_helper.cache("forget", self.sets["forget"], self.view)
+        new_helper.cache("new", self.sets["new"], self.view)
+        original.cache("new", self.sets["new"], self.view)
         forget_helper.drop_model()
         new_helper.drop_model()
         drawn = updates * self.retain_batches * self.optim.batch_size
         if drawn > len(self.sets["retain"]):  # else most examples are seen once at most, and caching them all is dearer
-            original.cache(self.sets["retain"], self.view)
+            original.cache("retain", self.sets["retain"], self.view)
             original.drop_model()
 
     @torch.no_grad()
@@ -203,7 +212,7 @@ class KGA(Method):
         module.model.train(training)
         return gap
 
-    def _mean_gap(self, examples, gap, device: torch.device | None = None) -> float:
+    def _mean_gap(self, examples: Examples, gap: Callable, device: torch.device) -> float:
         total, count = 0.0, 0
         for positions in in_order(examples, 256):
             batch = {name: value.to(device) for name, value in examples.batch(positions).items()}
@@ -218,15 +227,18 @@ class KGA(Method):
         if "retain" in step:
             batch = step["retain"]
             student = module.predict(batch, self.view)
-            teacher = self.frozen["original"].predict(batch, self.view)
+            teacher = self.frozen["original"].predict(batch, self.view, "retain")
             return {"retain": self._sum(divergence(self.kl_retain, teacher, student), student)}
-        values, student = self._forget_gap(module, step["forget"])
-        if self.gap_level == "dataset_mean":
-            return {"forget": self._sum(values, student)}
-        new_values, new = self._new_gap(step["new"])
-        if self.gap_level == "batch":
-            return {"forget": self._sum(values, student), "new": self._sum(new_values, new)}
-        return {"forget": self._paired_penalty(values, student, self._per_example(new_values, new))}
+        gaps = {}
+        if "forget" in step:
+            gaps["forget"] = self._forget_gap(module, step["forget"])
+        if (
+            "new" in step
+        ):  # absent for dataset_mean, and from micro-batches that the smaller of two batches does not fill
+            gaps["new"] = self._new_gap(step["new"])
+        if self.gap_level in ("dataset_mean", "batch"):
+            return {name: self._sum(*gap) for name, gap in gaps.items()}
+        return {"forget": self._paired_penalty(*gaps["forget"], self._per_example(*gaps["new"]))}
 
     def combine(self, means: dict[str, Tensor]) -> Tensor:
         gap = means["forget"]
@@ -237,12 +249,12 @@ class KGA(Method):
 
     def _forget_gap(self, module: TaskModule, batch: Batch) -> tuple[Tensor, Predictions]:
         student = module.predict(batch, self.view)
-        teacher = self.frozen["forget_helper"].predict(batch, self.view)
+        teacher = self.frozen["forget_helper"].predict(batch, self.view, "forget")
         return divergence(self.kl_forget, teacher, student), student
 
     def _new_gap(self, batch: Batch) -> tuple[Tensor, Predictions]:
-        original = self.frozen["original"].predict(batch, self.view)
-        helper = self.frozen["new_helper"].predict(batch, self.view)
+        original = self.frozen["original"].predict(batch, self.view, "new")
+        helper = self.frozen["new_helper"].predict(batch, self.view, "new")
         return divergence(self.kl_new, helper, original), original
 
     def _sum(self, values: Tensor, predictions: Predictions) -> Tensor:
@@ -258,7 +270,6 @@ class KGA(Method):
         return predictions.sum_per_example(values) if summed else predictions.mean_per_example(values)
 
     def _paired_penalty(self, values: Tensor, student: Predictions, target: Tensor) -> Tensor:
-        target = target[torch.arange(student.size, device=target.device) % len(target)]
         own = self._per_example(values, student)
         self._paired.append((float(own.sum().detach()), float(target.sum()), student.size))
         if self.gap_level == "token":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kga.errors import UserError
@@ -45,12 +46,14 @@ class Pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # A saved classifier of other labels keeps its backbone and gets a new head.
-            return self._loaded(task.auto_model.from_pretrained, ignore_mismatched_sizes=True, **head)
+            return self._loaded(
+                task.auto_model.from_pretrained, ignore_mismatched_sizes=True, dtype=torch.float32, **head
+            )
 
     def _loaded(self, load: Callable, **entries):
         try:
             return load(self._source, revision=self.revision, **entries)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"model.name={self.name} can't be loaded ({reason}): check the name, or give a folder with a saved model"

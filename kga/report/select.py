@@ -14,19 +14,20 @@ def select(aggregated: pd.DataFrame) -> pd.DataFrame:
 
     Columns beside those: seeds; validation_loss (utility lost on validation against A_D), gap (|utility of A* on D_f -
     utility of A_D on unseen D_n|), chosen. Of a method's trials that lose at most .02, the one with the smallest gap is
-    chosen; where every trial loses more, the one that loses least.
+    chosen (of equal ones, the one that loses less); where every trial loses more, the one that loses least.
     """
     trials = aggregated[aggregated["quantity"] == "selection"]
     keys = [*GROUP, "method", "setting"]
-    wide = trials.pivot_table(index=keys, columns="metric", values="mean", sort=False, dropna=False)
+    wide = trials.set_index([*keys, "metric"])["mean"].unstack()
     table = wide.assign(
-        seeds=trials.groupby(keys, sort=False)["seeds"].max(),
+        seeds=trials.groupby(keys)["seeds"].max(),
         validation_loss=wide["validation_original"] - wide["validation_unlearned"],
         gap=(wide["forget_unlearned"] - wide["new_original"]).abs(),
     ).reset_index()
     table["chosen"] = False
     for _, rows in table.groupby([*GROUP, "method"], sort=False):
         allowed = rows[rows["validation_loss"] <= LOSS_ALLOWED]
-        best = allowed["gap"].idxmin() if len(allowed) else rows["validation_loss"].idxmin()
+        order = ["gap", "validation_loss"] if len(allowed) else ["validation_loss"]
+        best = (allowed if len(allowed) else rows).sort_values(order, kind="stable").index[0]
         table.loc[best, "chosen"] = True
     return table[[*keys, "seeds", "validation_loss", "gap", "chosen"]]

@@ -16,7 +16,19 @@ GROUP = ["task", "data", "model"]
 ROW = [*GROUP, "role", "method", "setting"]
 VALUE = ["quantity", "split", "metric"]
 # Keys that decide where and how a run is made, not what comes out; seeds are what is averaged over.
-_NO_SETTING = {"seed", "output", "store", "trainer", "launcher", "logger", "report", "attack", "reference", "hydra"}
+_NO_SETTING = {
+    "seed",
+    "choices",
+    "output",
+    "store",
+    "trainer",
+    "launcher",
+    "logger",
+    "report",
+    "attack",
+    "reference",
+    "hydra",
+}
 _SETTING_AFTER_ALL = {"trainer.precision"}
 
 

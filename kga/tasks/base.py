@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torchmetrics import Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,6 +78,9 @@ class TaskModule(pl.LightningModule):
         """Fresh metrics of this task, besides the loss; each ``compute`` gives a dictionary."""
         raise NotImplementedError
 
+    def require_fits(self, dataset: Dataset, where: str) -> None:
+        """UserError if this model can't be scored on a data set, e.g. lacks one of its labels."""
+
     # Training --------------------------------------------------------------------------------------------------
 
     def training_step(self, update: Update, index: int) -> Tensor:
@@ -98,8 +102,8 @@ class TaskModule(pl.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optim.clip or float("inf"))
         self._require_finite(loss, norm)
         optimizer.step()
-        schedule.step()
         self.objective.after_update(self, means, loss)
+        schedule.step()
         return torch.tensor(loss)
 
     def _require_finite(self, loss: float, norm: Tensor) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset, List
+from safetensors import SafetensorError
 from torchmetrics import Metric
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from kga.data.labels import require_known
 from kga.errors import UserError
 from kga.metrics.utility import MultiLabel, SingleLabel
 from kga.objective import Batch
@@ -91,6 +94,14 @@ class Classification(TaskModule):
             "labels": torch.as_tensor(np.asarray(rows["labels"]), dtype=torch.long),
         }
 
+    def require_fits(self, dataset: Dataset, where: str) -> None:
+        if isinstance(dataset.features["label"], List) != self.multi_label:
+            kinds = ("lists of labels", "single labels")
+            raise UserError(
+                f"{where} was trained on {kinds[not self.multi_label]}, the data has {kinds[self.multi_label]}"
+            )
+        require_known(dataset, self.labels, "the training split", where)
+
     @property
     def score_metric(self) -> str:
         """The utility that tug of war compares."""
@@ -125,9 +136,9 @@ class Classification(TaskModule):
                 f"{folder} is no model folder: it has no config.json; give a folder that save_pretrained wrote"
             )
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(folder)
+            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"the model folder {folder} can't be loaded: {reason}") from error
         return cls(model, tokenizer, max_length, optim)

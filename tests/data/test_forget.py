@@ -170,7 +170,7 @@ def test_a_label_among_several():
 
 
 def test_an_unknown_label_comes_with_the_nearest(table):
-    with pytest.raises(UserError, match=r"forget\.value: no training example has 'nort'.*north"):
+    with pytest.raises(UserError, match=r"forget\.value: no example of D has 'nort'.*north"):
         choose(Label("nort"), table)
     with pytest.raises(UserError, match=r"needs forget\.value"):
         choose(Label(), table)

@@ -38,6 +38,15 @@ class World:
         student.model.load_state_dict(self.models["original"].model.state_dict())
         return student
 
+    def moved_student(self) -> TaskModule:
+        """A student some updates later: no term of a loss is at its minimum there."""
+        student = self.student()
+        generator = torch.Generator().manual_seed(77)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        return student
+
     def frozen(self, names) -> dict[str, TaskModule]:
         return {name: copy.deepcopy(self.models[name]) for name in names}
 
@@ -94,7 +103,6 @@ def run(
     """One short fit of a method, as the study runs it."""
     method = attached(build, world, **optim)
     student = world.student(dropout)
-    student.optim = method.optim
     watch = _Watch()
     frozen = {name: model.module for name, model in method.frozen.items()}
     frozen_before = {name: _state(module) for name, module in frozen.items()}
@@ -204,7 +212,7 @@ def reloads(outcome: Outcome, world: World, work: Path) -> None:
 
 def _loss_and_gradient(method: Method, world: World, padding: int = 0) -> tuple[dict[str, torch.Tensor], float]:
     """Gradient and loss of the first update, dropout off, outside any Trainer."""
-    student = world.student().eval()
+    student = world.moved_student().eval()
     with torch.no_grad():
         method.prepare(student, UPDATES)
     student.model.eval()

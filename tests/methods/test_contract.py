@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import contract
+from helpers import contract, tiny
 from helpers.contract import World
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -262,6 +262,38 @@ def test_cached_and_live_teachers_agree(world):
     assert losses["exact"][0] == pytest.approx(losses["none"][0], abs=1e-6)
     for name, value in losses["exact"][1].items():
         torch.testing.assert_close(losses["none"][1][name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("level", ["batch", "example"])
+def test_ragged_batches_of_two_sets_split_into_micro_batches(world, level):
+    """14 examples of D_f and 11 of D_n in batches of 8: the last batches differ in size."""
+    uneven = World({**world.sets, "forget": world.sets["forget"].take(np.arange(14)),
+                    "new": world.sets["new"].take(np.arange(11))}, world.models)  # fmt: skip
+    losses = {}
+    for micro in (None, 2):
+        method = contract.attached(lambda: KGA(gap_level=level), uneven, micro_batch_size=micro)
+        student = uneven.moved_student().eval()
+        with torch.no_grad():
+            method.prepare(student, 4)
+        student.model.eval()
+        losses[micro] = [
+            contract.backpropagate(method, student, update, lambda loss: None)[1] for update in method.stream(0)
+        ]
+    assert len(losses[None]) == 2
+    assert losses[2] == pytest.approx(losses[None], abs=1e-5)
+
+
+def test_caches_of_sets_with_tables_of_their_own_are_kept_apart(world):
+    """In a script every set has its own table: row 3 of D_r is not row 3 of D_n."""
+    task = world.models["original"]
+    own = {name: tiny.examples(size, seed=seed, task=task) for name, size, seed in
+           (("forget", 16, 11), ("new", 24, 12), ("retain", 16, 13))}  # fmt: skip
+    apart = World(own, world.models)
+    losses = {}
+    for cache in ("exact", "none"):
+        method = contract.attached(lambda: KGA(cache=cache), apart)  # noqa: B023
+        losses[cache] = contract._loss_and_gradient(method, apart)[1]
+    assert losses["exact"] == pytest.approx(losses["none"], abs=1e-6)
 
 
 def test_examples_of_the_world_are_apart(world):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from kga import config
 from kga.errors import UserError
 from kga.methods.kga import KGA
+from kga.methods.pairing import label_partners
 from kga.objective import backpropagate
 from kga.paths import config_dir
 
@@ -183,17 +184,18 @@ def test_fixed_pairing_gives_an_example_the_same_partner_always(world):
     assert all(len(others) == 1 for others in partners.values())
 
 
-@pytest.mark.parametrize("pairing", ["length", "label"])
-def test_matched_pairing_matches(world, pairing):
-    method = contract.attached(lambda: KGA(gap_level="example", pairing=pairing), world)
-    forget, new = world.sets["forget"], world.sets["new"]
+def test_pairing_by_length_pairs_close_lengths(world):
+    method = contract.attached(lambda: KGA(gap_level="example", pairing="length"), world)
+    own, others = world.sets["forget"].lengths(), world.sets["new"].lengths()
     partner = method._partners()["forget", "new"]
-    key = {"length": lambda view: view.lengths(), "label": lambda view: view.column("labels")}[pairing]
-    matched = np.abs(key(forget) - key(new)[partner]).mean()
-    shuffled = np.mean(
-        [np.abs(key(forget) - key(new)[np.random.default_rng(n).permutation(16)]).mean() for n in range(50)]
-    )
-    assert matched < shuffled
+    shuffled = [np.abs(own - others[np.random.default_rng(n).permutation(16)]).mean() for n in range(50)]
+    assert np.abs(own - others[partner]).mean() < min(shuffled)
+
+
+def test_pairing_by_label_gives_the_same_label_where_there_is_one():
+    partner = label_partners(np.array([0, 0, 1, 1, 3]), np.array([1, 1, 2, 2]))
+    assert partner[2:4].tolist() == [0, 1]
+    assert set(partner.tolist()) <= {0, 1, 2, 3}
 
 
 def test_retain_sample_draws_from_a_share_and_redraws_on_request(world):
@@ -301,6 +303,52 @@ def test_stops_when_the_rule_says(world, tmp_path, stop, expected):
     """16 forget examples in batches of 8: a pass over D_f is 2 updates; 4 updates are the bound."""
     outcome = contract.run(lambda: KGA(stop=stop), world, tmp_path)
     assert len(outcome.method.history) == expected
+
+
+class Trainer:
+    """As much of Lightning's Trainer as the stop rule touches."""
+
+    should_stop, global_step = False, 0
+    optimizers = [type("O", (), {"param_groups": [{"lr": 0.1}]})()]
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        # errors |a - g| with g = 2: 1.0, 0.8, 0.3, 0.5, 0.1
+        ({"criterion": "abs", "value": 0.4, "smoothing": "batch"}, 3),
+        ({"criterion": "portion_of_first", "value": 0.2, "smoothing": "batch"}, 5),
+        ({"criterion": "sigma", "value": 0.4, "smoothing": "batch"}, 2),
+        ({"criterion": "abs", "value": 0.85, "smoothing": "ema", "decay": 0.5}, 3),  # averages 1.0, .9, .6, .55, .325
+        ({"criterion": "abs", "value": 0.35, "smoothing": "ema", "decay": 0.5}, 5),
+        ({"criterion": "abs", "value": 0.4, "smoothing": "batch", "every": 2}, None),
+        ({"criterion": "abs", "value": 0.4, "smoothing": "full"}, 1),  # the whole set is aligned from the start
+    ],
+)
+def test_each_rule_stops_at_its_own_update(world, monkeypatch, stop, expected):
+    method = contract.attached(lambda: KGA(stop=stop), world)
+    method.g, method.a0 = 2.0, 1.0
+    monkeypatch.setattr(method, "full_gap", lambda module: 2.1)
+    module = type("Module", (), {"trainer": Trainer(), "log_dict": lambda *args, **kw: None})()
+    stopped = None
+    for update, error in enumerate((1.0, 0.8, 0.3, 0.5, 0.1), start=1):
+        method.after_update(module, {"forget": 2.0 - error, "retain": 0.0}, loss=error)
+        stopped = stopped or (update if module.trainer.should_stop else None)
+    assert stopped == expected
+
+
+def test_the_learning_rate_of_a_row_is_the_one_it_was_made_with(world, tmp_path):
+    """Four updates of a linear schedule from a peak of .001: .001, .00075, .0005, .00025."""
+    rates = [row["lr"] for row in contract.run(lambda: KGA(), world, tmp_path).method.history]
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+@pytest.mark.parametrize(
+    "options", [{"retain_batches": 0}, {"retain_sample": 0.0}, {"retain_sample": 2.0}, {"stop": {"every": 0}}]
+)
+def test_numbers_that_cannot_work_are_refused(options):
+    with pytest.raises(UserError):
+        KGA(**options)
 
 
 def test_models_leave_memory_once_cached(world, tmp_path):

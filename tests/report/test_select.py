@@ -28,6 +28,16 @@ def test_the_smallest_gap_among_trials_that_keep_their_utility():
                   ("a", "ruined", 0.80, 0.70, 0.60, 0.60)) == ["nearer"]  # fmt: skip
 
 
+def test_of_equal_gaps_the_smaller_loss():
+    assert chosen(("a", "dear", 0.80, 0.79, 0.7, 0.6), ("a", "cheap", 0.80, 0.795, 0.7, 0.6)) == ["cheap"]
+
+
+def test_a_method_keeps_to_its_own_settings():
+    """Settings of one method do not become trials of another."""
+    table = select(trials(("a", "x", 0.8, 0.8, 0.7, 0.6), ("b", "y", 0.8, 0.8, 0.9, 0.6)))
+    assert list(table[["method", "setting"]].itertuples(index=False, name=None)) == [("a", "x"), ("b", "y")]
+
+
 def test_the_gap_counts_in_both_directions():
     assert chosen(("a", "over", 0.8, 0.8, 0.45, 0.60), ("a", "under", 0.8, 0.8, 0.70, 0.60)) == ["under"]
 
