@@ -73,7 +73,7 @@ class Ids(Request):
             reserved = f"; {len(unseen)} of them lie in the reserve, which A_D never sees" if unseen else ""
             raise UserError(
                 f"forget.path: {len(missing)} of the {len(set(wanted))} ids in {self.path} are not in D "
-                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}{reserved}): only what A_D was trained on can be forgotten"
+                f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}){reserved}: only what A_D was trained on can be forgotten"
             )
         return train[found]
 
