@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from helpers.cli import FORGET, KGA, TINY, kga
 
 UPDATES = 3
@@ -55,7 +54,9 @@ def test_wandb_runs_offline_and_ends_with_the_run(tmp_path):
         command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         records = [json.loads(line) for line in lines if line.startswith("{")]
-        history = [record for record in records if "unlearn/a" in json.dumps(record) and "history" in json.dumps(record)]
+        history = [
+            record for record in records if "unlearn/a" in json.dumps(record) and "history" in json.dumps(record)
+        ]
         assert len(history) >= UPDATES
     import wandb
 

@@ -309,7 +309,9 @@ class Trainer:
     """As much of Lightning's Trainer as the stop rule touches."""
 
     should_stop, global_step = False, 0
-    optimizers = [type("O", (), {"param_groups": [{"lr": 0.1}]})()]
+
+    def __init__(self) -> None:
+        self.optimizers = [type("O", (), {"param_groups": [{"lr": 0.1}]})()]
 
 
 @pytest.mark.parametrize(

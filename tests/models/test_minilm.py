@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
-
 from helpers import tiny
 from helpers.contract import HARDWARE
+from transformers import AutoModelForSequenceClassification
+
 from kga.methods.kga import KGA
 from kga.models.pretrained import Pretrained
 from kga.tasks.classification import Classification
