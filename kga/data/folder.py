@@ -187,11 +187,15 @@ def _encode(value: object, feature: Value | List) -> object:
 
 
 def _raw_lines(file: Path) -> Iterator[bytes]:
+    line = 0
     with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
         try:
-            yield from stream
+            for line, raw in enumerate(stream, start=1):  # noqa: B007
+                yield raw
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{file}: broken or cut-off gzip ({error}): fetch or make the file anew") from None
+            raise UserError(
+                f"{file}:{line + 1}: broken or cut-off gzip ({error}): fetch or make the file anew"
+            ) from None
 
 
 def _json_lines(file: Path) -> Rows:
