@@ -1,13 +1,11 @@
-"""A data set in a folder: train, validation and test as JSON Lines, CSV, TSV or Parquet."""
+"""A data set in a folder: train, validation and test as JSON Lines, CSV, TSV, Parquet or parallel text."""
 
 import codecs
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from hashlib import blake2b, file_digest
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -16,11 +14,12 @@ from datasets import Dataset, Features, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from kga.data.corpus import FIELDS, LIST_FIELDS, SPLITS, Corpus, conform, first_fault, make_corpus
+from kga.data.lines import digest, raw_lines
+from kga.data.parallel import Pair, Sides, choose_pairs, find_sides, read_pair
 from kga.errors import UserError
 
 Rows = Iterator[tuple[int, dict[str, object]]]  # (line in the file, counted from 1; fields)
 
-_CACHE_FORMAT = "1"  # part of the cache's key: raise it when the same file is to be read differently
 _INT64 = range(-(2**63), 2**63)
 _SCALARS = {"string", "integer", "float", "boolean"}
 # Columns in which every value is of one kind keep it; anything else is kept as text.
@@ -32,59 +31,101 @@ _FEATURES = {
 }
 
 
-def load(task: str, path: str | Path, name: str | None = None) -> Corpus:
+def load(
+    task: str,
+    path: str | Path,
+    name: str | None = None,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+) -> Corpus:
     """Read a data folder; its tables stay in the cache of `datasets`, known by the content of the files.
 
     Args:
-        path: folder with `SPLIT.jsonl`, `.jsonl.gz`, `.csv`, `.tsv` or `.parquet`; only train is required.
+        path: folder with `SPLIT.jsonl`, `.jsonl.gz`, `.csv`, `.tsv` or `.parquet`, or for translation parallel text:
+            `SPLIT.LANG[.gz]` in two languages; only train is required.
         name: what to call the data set; by default the folder's name.
+        source_lang: language of parallel text to translate from; by default the first in alphabetical order.
+        target_lang: language to translate to; by default the other.
 
     Raises:
         UserError: the folder, a file or a line is not as it should be.
     """
     folder = Path(path).expanduser()
-    files = _split_files(folder)
-    return make_corpus(name or folder.resolve().name, task, {split: _read(file, task) for split, file in files.items()})
+    files, note = _split_files(folder, task, source_lang, target_lang)
+    if (source_lang or target_lang) and not any(isinstance(file, Pair) for file in files.values()):
+        raise UserError(f"data.source_lang and data.target_lang are for parallel text, of which {folder} has none")
+    corpus = make_corpus(
+        name or folder.resolve().name, task, {split: _read(file, task) for split, file in files.items()}
+    )
+    return replace(corpus, notes=(note, *corpus.notes)) if note else corpus
 
 
-def load_file(task: str, path: str | Path) -> Corpus:
+def load_file(task: str, path: str | Path, source_lang: str | None = None, target_lang: str | None = None) -> Corpus:
     """Read examples that are only held out (D_n and holdout), never trained on by A_D; all of them become `train`.
 
     Args:
         path: one file (`.jsonl`, `.jsonl.gz`, `.csv`, `.tsv` or `.parquet`), or a data folder, of which train is read.
+        source_lang: language to translate from, as for `load`, if the folder has parallel text.
+        target_lang: language to translate to.
 
     Raises:
         UserError: the file or a line is not as it should be.
     """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        file = _split_files(file, "new.path")["train"]
-    if not file.is_file():
+    given = Path(path).expanduser()
+    if given.is_dir():
+        file = _split_files(given, task, source_lang, target_lang, "new.path")[0]["train"]
+    elif not given.is_file():
         raise UserError(f"new.path={path}: no such file or data folder")
-    if not file.name.endswith(tuple(_FORMATS)):
-        raise UserError(f"new.path={path}: unknown kind of file: give one that ends in {', '.join(_FORMATS)}")
-    return make_corpus(file.name, task, {"train": _read(file, task)}, cut=False)
+    elif not given.name.endswith(tuple(_FORMATS)):
+        raise UserError(
+            f"new.path={path}: unknown kind of file: give one that ends in {', '.join(_FORMATS)}, or a folder"
+        )
+    else:
+        file = given
+    return make_corpus(given.resolve().name, task, {"train": _read(file, task)}, cut=False)
 
 
-def _split_files(folder: Path, key: str = "data.path") -> dict[str, Path]:
+def _split_files(
+    folder: Path, task: str, source_lang: str | None, target_lang: str | None, key: str = "data.path"
+) -> tuple[dict[str, Path | Pair], str | None]:
+    """The file or pair of files of each split, and what is to be noted about them."""
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder")
-    files = {}
+    sides = find_sides(folder, key)
+    files: dict[str, Path | Pair] = {}
     for split in SPLITS:
         found = [file for suffix in _FORMATS if (file := folder / f"{split}{suffix}").is_file()]
-        if len(found) > 1:
+        if task == "translation":
+            found += sides.get(split, {}).values()
+        if len(found) > 1 and found[0] not in sides.get(split, {}).values():
             raise UserError(f"{key}={folder}: {found[0].name} and {found[1].name} are the same split: keep one")
         if found:
             files[split] = found[0]
     if "train" not in files:
-        raise UserError(f"{key}={folder}: no training file: put one of train{', train'.join(_FORMATS)} there")
-    return files
+        raise UserError(f"{key}={folder}: {_no_train(task, sides)}")
+    if task != "translation" or not sides:
+        return files, None
+    pairs, note = choose_pairs(f"{key}={folder}", sides, source_lang, target_lang)
+    return {split: pairs.get(split, file) for split, file in files.items()}, note
 
 
-def _read(file: Path, task: str) -> Dataset:
-    rows = next(rows for suffix, rows in _FORMATS.items() if file.name.endswith(suffix))
+def _no_train(task: str, sides: dict[str, Sides]) -> str:
+    if "train" in sides:
+        names = " and ".join(file.name for file in sides["train"].values())
+        return f"{names}: parallel text is for task=translation, not task={task}"
+    parallel = ", or train.LANG[.gz] in two languages" if task == "translation" else ""
+    return f"no training file: put one of train{', train'.join(_FORMATS)}{parallel} there"
+
+
+def _read(file: Path | Pair, task: str) -> Dataset:
+    rows = None
     try:
-        dataset = _read_text(file, rows, task) if rows else _read_parquet(file)
+        if isinstance(file, Pair):
+            dataset = read_pair(file)
+        elif rows := next(rows for suffix, rows in _FORMATS.items() if file.name.endswith(suffix)):
+            dataset = _read_text(file, rows, task)
+        else:
+            dataset = _read_parquet(file)
     except (DatasetGenerationError, pa.ArrowException, OSError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise UserError(f"{file}: cannot be read: {reason}") from error
@@ -109,19 +150,13 @@ def _read_text(file: Path, rows: Callable[[Path], Rows], task: str) -> Dataset:
         _encoded_rows,
         features=features,
         gen_kwargs={"file": file, "rows": rows, "features": features},
-        fingerprint=_digest(file, str(features)),
+        fingerprint=digest([file], str(features)),
     )
 
 
 def _read_parquet(file: Path) -> Dataset:
     # `datasets` knows a local file by its path and time of change only; the description enters the cache's key too.
-    return load_dataset("parquet", data_files=str(file), split="train", description=_digest(file))
-
-
-def _digest(file: Path, *more: str) -> str:
-    with open(file, "rb") as stream:
-        content = file_digest(stream, blake2b).hexdigest()
-    return blake2b("\n".join((_CACHE_FORMAT, content, *more)).encode(), digest_size=16).hexdigest()
+    return load_dataset("parquet", data_files=str(file), split="train", description=digest([file]))
 
 
 def _infer_features(file: Path, rows: Callable[[Path], Rows], task: str) -> Features:
@@ -186,20 +221,8 @@ def _encode(value: object, feature: Value | List) -> object:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _raw_lines(file: Path) -> Iterator[bytes]:
-    line = 0
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
-        try:
-            for line, raw in enumerate(stream, start=1):  # noqa: B007
-                yield raw
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{file}:{line + 1}: broken or cut-off gzip ({error}): fetch or make the file anew"
-            ) from None
-
-
 def _json_lines(file: Path) -> Rows:
-    for line, raw in enumerate(_raw_lines(file), start=1):
+    for line, raw in enumerate(raw_lines(file), start=1):
         if raw.isspace():
             continue
         try:
@@ -219,7 +242,7 @@ def _json_lines(file: Path) -> Rows:
 
 def _delimited(delimiter: str, file: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 128 KiB, is shorter than some documents
-    reader = csv.reader(codecs.iterdecode(_raw_lines(file), "utf-8-sig"), delimiter=delimiter, strict=True)
+    reader = csv.reader(codecs.iterdecode(raw_lines(file), "utf-8-sig"), delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
         line = reader.line_num + 1

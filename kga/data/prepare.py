@@ -6,10 +6,11 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kga.errors import UserError
+from kga.errors import UserError, nearest
 from kga.paths import config_dir
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _NOT_ARGUMENTS = ("_target_", "limit", "reserve", "dirty")  # the last three: wh
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, or 2 with one line on stderr after a user's mistake."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if not arguments.list and not (arguments.name and arguments.to):
         parser.error("NAME and --to DIR are needed (or --list)")
     try:
@@ -32,26 +33,30 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.list:
             print("\n".join(f"{name:<16} {config.repo}" for name, config in configs.items()))
         else:
-            prepare(arguments.name, arguments.to, configs)
+            prepare(arguments.name, arguments.to, configs, arguments.options)
     except UserError as error:
         print(f"kga-data: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def prepare(name: str, to: Path, configs: dict[str, DictConfig]) -> None:
+def prepare(name: str, to: Path, configs: dict[str, DictConfig], options: Sequence[str] = ()) -> None:
     """Fetch data set `name` and write it to the new folder `to`, which appears only when it is complete.
 
+    Args:
+        options: `data.KEY=VALUE`, to read it otherwise than its config says.
+
     Raises:
-        UserError: no such data set, the folder is there already, or the hub does not give the data.
+        UserError: no such data set or key, the folder is there already, or the hub does not give the data.
     """
     if name not in configs:
         raise UserError(f"no hub data set {name!r}: choose one of {', '.join(configs)}")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: exists already: name a new folder, or an empty one")
+    arguments = _arguments(configs[name], options)
     from kga.data import hub
 
-    corpus = hub.load(**{key: value for key, value in configs[name].items() if key not in _NOT_ARGUMENTS})
+    corpus = hub.load(**arguments)
     write_folder(corpus, to)
     sizes = ", ".join(f"{len(table):,} {split}" for split, table in corpus.splits.items())
     print("\n".join((f"{to}: {sizes} examples", *corpus.notes, f"Use it with data=folder data.path={to}")))
@@ -74,6 +79,26 @@ def write_folder(corpus: Corpus, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _arguments(config: DictConfig, options: Sequence[str]) -> dict[str, Any]:
+    """What the loader is called with: the config, changed by the options."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(config, resolve=True)
+    places = {}  # what an option may name -> where that lies
+    for key in values.keys() - set(_NOT_ARGUMENTS):
+        if isinstance(values[key], dict):
+            places |= {f"data.{key}.{name}": (values[key], name) for name in values[key]}
+        else:
+            places[f"data.{key}"] = (values, key)
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or key not in places:
+            raise UserError(f"{option}: no option of this data set, as data.KEY=VALUE: {nearest(key, places)}")
+        place, name = places[key]
+        place[name] = None if value == "null" else value
+    return {key: value for key, value in values.items() if key not in _NOT_ARGUMENTS}
+
+
 def _hub_configs() -> dict[str, DictConfig]:
     """The data configs that come from the hub, by name, as they are where the config has nothing but the data."""
     from omegaconf import OmegaConf
@@ -86,6 +111,9 @@ def _hub_configs() -> dict[str, DictConfig]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kga-data", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="data set, by the name of its config (see --list)")
+    parser.add_argument(
+        "options", nargs="*", metavar="data.KEY=VALUE", help="read it otherwise than its config says, as in `kga`"
+    )
     parser.add_argument("--to", type=Path, metavar="DIR", help="new folder for train, validation and test.parquet")
     parser.add_argument("--list", action="store_true", help="list the hub data sets and end")
     return parser

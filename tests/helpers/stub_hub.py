@@ -18,14 +18,19 @@ _RESOLVE = re.compile(r"^/(?:(datasets)/)?(.+?)/resolve/([^/]+)/(.+)$")
 _API = re.compile(r"^/api/(datasets|models)/(.+?)(?:/(revision|tree|paths-info|refs)(?:/([^/]+))?(?:/(.*))?)?$")
 
 
+Repo = Path | Mapping[str, Path]  # its files, or by branch ("main", "refs/convert/parquet")
+
+
 class StubHub:
     """Serves `models` and `datasets`, each a mapping from repository id to a folder of files, while the block runs.
+
+    A repository with several branches is a mapping from branch to folder.
 
     Attributes:
         requests: method and path of what was asked, in order.
     """
 
-    def __init__(self, datasets: Mapping[str, Path] | None = None, models: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, datasets: Mapping[str, Repo] | None = None, models: Mapping[str, Repo] | None = None) -> None:
         self.repos = {"datasets": dict(datasets or {}), "models": dict(models or {})}
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -85,12 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(f"{self.command} {path}")
+        path = urlsplit(self.path).path
+        self.hub.requests.append(f"{self.command} {unquote(path)}")
+        # Parts are unquoted one by one: a branch may have slashes, which come as %2F.
         if match := _API.match(path):
-            self._api(*match.groups(), body=body)
+            self._api(*(part and unquote(part) for part in match.groups()), body=body)
         elif match := _RESOLVE.match(path):
-            self._resolve(*match.groups())
+            self._resolve(*(part and unquote(part) for part in match.groups()))
         else:
             self._send(200 if path == "/" else 404, b"")
 
@@ -136,13 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _folder(self, kind: str, repo: str, revision: str | None) -> Path | None:
-        folder = self.hub.repos[kind].get(repo)
-        if folder is None:
+        branches = self.hub.repos[kind].get(repo)
+        if branches is None:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-        elif revision not in (None, "main", commit_of(folder)):
-            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
             return None
-        return folder
+        named = {"main": branches} if isinstance(branches, Path) else dict(branches)
+        commits = {commit_of(folder): folder for folder in named.values()}
+        found = (named | commits).get(revision or "main")
+        if found is None:
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        return found
 
     def _send(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from datasets import Dataset
 
 from kga.data.corpus import Corpus, make_corpus
-from kga.data.embedded import classification
+from kga.data.embedded import classification, response, translation
 from kga.errors import UserError
 
-TASKS = {"classification": classification.generate}
+TASKS = {
+    "classification": classification.generate,
+    "translation": translation.generate,
+    "response": response.generate,
+}
 TEST, VALIDATION = 2_000, 500
 TRAIN_SIZES = range(100, 50_001)
 
@@ -16,8 +20,9 @@ TRAIN_SIZES = range(100, 50_001)
 def load(task: str, size: int = 2_500, seed: int = 0) -> Corpus:
     """Generate the embedded data of a task: `size` training examples, 500 for validation and 2,000 for testing.
 
-    Columns: id, text, label, group (the person or firm that may ask to be forgotten) and kind ("topic": the label
-    follows from the text; "personal": only memory can know it). Equal arguments give equal data on every platform; the
+    Columns: id, the task's fields, group (the person or firm that may ask to be forgotten) and kind. A "personal"
+    example has a label, or three words in its target or response, that only memory can know; the others (kind "topic"
+    in classification, else "regular") follow from the input. Equal arguments give equal data on every platform; the
     validation and test splits do not depend on `size`.
 
     Raises:

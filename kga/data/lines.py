@@ -1,0 +1,42 @@
+"""Lines of a text file, compressed or not, and the digest that names its content in a cache."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+from kga.errors import UserError
+
+_CACHE_FORMAT = "1"  # part of the cache's key: raise it when the same file is to be read differently
+
+
+def raw_lines(file: Path) -> Iterator[bytes]:
+    """The lines as they are, line ends included; UserError with the line where a `.gz` file breaks off."""
+    line = 0
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
+        try:
+            for line, raw in enumerate(stream, start=1):  # noqa: B007
+                yield raw
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{file}:{line + 1}: broken or cut-off gzip ({error}): fetch or make the file anew"
+            ) from None
+
+
+def text_lines(file: Path) -> Iterator[str]:
+    """The lines as text without line ends, nor a mark of byte order; UserError with the line that is not UTF-8."""
+    for line, raw in enumerate(raw_lines(file), start=1):
+        try:
+            yield raw.decode("utf-8-sig" if line == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeError as error:
+            raise UserError(f"{file}:{line}: not UTF-8: {error}") from None
+
+
+def digest(files: list[Path], *more: str) -> str:
+    """Hex digest of the files' content and of what else decides how they are read."""
+    contents = []
+    for file in files:
+        with open(file, "rb") as stream:
+            contents.append(file_digest(stream, blake2b).hexdigest())
+    return blake2b("\n".join((_CACHE_FORMAT, *contents, *more)).encode(), digest_size=16).hexdigest()
