@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from rich.text import Text
 from kga.report import summary
 
 PLAIN_INTERVAL = 20.0  # seconds between two lines of progress where there is no terminal
+_LABEL, _LABEL_BESIDE_BLEU = 20, 17  # characters of a model's label at most: the title names the method in full
+_SHARE = 12  # characters of a share beside its distance, with the blank before them
 _STYLES = {"good": "green", "fair": "yellow", "bad": "red", "": "dim"}
 
 
@@ -145,15 +147,30 @@ def print_result(result: Mapping[str, Any], report: Path | None = None) -> None:
     """Print a run's main table, what it says in plain words, and where its report lies (readable at 80 columns)."""
     if result.get("status") != "failed":
         console.print()
-        console.print(_result_table(result))
-        note(_legend(result))
+        table, names = _result_table(result)
+        console.print(table)
+        note(_legend(result, names))
     for sentence in summary.verdict(result):
         console.print(sentence)
     if report is not None:
         console.print(Text.assemble("Report: ", (str(report), "bold")), soft_wrap=True)
 
 
-def _result_table(result: Mapping[str, Any]) -> Table:
+def columns_that_fit(columns: Mapping[str, Sequence[str]], spare: Sequence[str], room: int) -> list[str]:
+    """Names of the columns (with their cells) that fit into so many characters, each after a blank.
+
+    Of the spare ones as many are left out as must be, in the order that they are given in.
+    """
+    widths = {name: 1 + max(map(len, (name, *cells))) for name, cells in columns.items()}
+    for name in spare:
+        if sum(widths.values()) <= room:
+            break
+        widths.pop(name, None)
+    return list(widths)
+
+
+def _result_table(result: Mapping[str, Any]) -> tuple[Table, list[str]]:
+    """The table, and the names of the numbers that it had room for."""
     title = " / ".join(str(result.get(part)) for part in ("task", "data", "model", "method"))
     table = Table(
         title=f"{title}, seed {result.get('seed')}",
@@ -163,27 +180,46 @@ def _result_table(result: Mapping[str, Any]) -> Table:
         show_edge=False,
         padding=0,
     )
-    table.add_column("model", no_wrap=True, max_width=20)
+    rows = summary.main_rows(result, ("original", "retrain", "unlearned", "noise_floor"))
+    numbers = _numbers(rows, summary.generates(result))
+    label = min(
+        _LABEL_BESIDE_BLEU if summary.generates(result) else _LABEL,
+        max((len(row.label) for row in rows), default=_LABEL),
+    )
+    names = columns_that_fit(numbers, ("PPL",), console.width - label - len(summary.SPLITS) * _SHARE)
+    table.add_column("model", no_wrap=True, max_width=label)
     for split in summary.SPLITS:
         table.add_column(f"{split:>6}", no_wrap=True)
-    for name in ("JSD", "ToW", "seconds"):
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    rows = summary.main_rows(result, ("original", "retrain", "unlearned", "noise_floor"))
-    for row in rows:
+    for index, row in enumerate(rows):
         cells = [_share_cell(row, split, summary.tone(row, rows, split)) for split in summary.SPLITS]
-        numbers = [_number(row.jsd, 3), _number(row.tow, 3), _number(row.seconds, 1)]
-        table.add_row(row.label, *cells, *numbers, style="bold" if row.role == "unlearned" else "")
-    return table
+        style = "bold" if row.role == "unlearned" else ""
+        table.add_row(row.label, *cells, *(numbers[name][index] for name in names), style=style)
+    return table, names
 
 
-def _legend(result: Mapping[str, Any]) -> str:
-    metric = f"{summary.METRIC_NAMES[summary.main_metric(result)]} in %"
-    if "retrain" not in (result.get("utility") or {}):
-        return metric
-    return (
-        f"{metric}, beside it the points to the retrained model\n"
-        "JSD to it on the forget set in nats; ToW: tug of war, 1 as the retrained model"
-    )
+def _numbers(rows: Sequence[summary.Row], generates: bool) -> dict[str, list[str]]:
+    """The columns beside the shares: a cell per row."""
+    generation = {
+        "BLEU": [summary.points(row.bleu) for row in rows],
+        "PPL": [summary.perplexity(row.perplexity) for row in rows],
+    }
+    distances = {"JSD": [_number(row.jsd, 3) for row in rows], "ToW": [_number(row.tow, 3) for row in rows]}
+    seconds = {"sec" if generates else "seconds": [_number(row.seconds, 1) for row in rows]}
+    return (generation if generates else {}) | distances | seconds
+
+
+def _legend(result: Mapping[str, Any], names: Sequence[str]) -> str:
+    metric = f"{summary.metric_name(summary.main_metric(result))} in %"
+    compared = "retrain" in (result.get("utility") or {})
+    lines = [f"{metric}, beside it the points to the retrained model" if compared else metric]
+    if compared:
+        lines.append("JSD to it on the forget set in nats; ToW: tug of war, 1 as the retrained model")
+    if "BLEU" in names:
+        perplexity = "; PPL: perplexity on the forget set" if "PPL" in names else ""
+        lines.append(f"{summary.bleu_name(result['task'])} of the outputs on test{perplexity}")
+    return "\n".join(lines)
 
 
 def _share_cell(row: summary.Row, split: str, tone: str) -> Text:

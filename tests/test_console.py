@@ -131,6 +131,38 @@ def test_the_result_fits_80_columns_and_says_what_it_means(screen):
     assert lines[-1] == "Report: outputs/runs/x/report.html"
 
 
+@pytest.mark.parametrize(("task", "bleu"), [("translation", "BLEU"), ("response", "BLEU-4")])
+@pytest.mark.parametrize("method", ["kga", "a_rather_long_method_name"])
+def test_generation_fits_80_columns(screen, task, bleu, method):
+    out = screen(terminal=False)
+    result = fake_result(task=task, method=method)
+    result["seconds"] |= {"original": 98765.4}
+    console.print_result(result)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line.partition(" (")[0] for line in lines)
+    rows = {line[:9]: line.split() for line in reversed(lines)}
+    assert rows["model    "] == ["model", "test", "forget", "retain", "BLEU", "JSD", "ToW", "sec"]
+    assert rows["unlearned"][-5:] == ["-0.5", "30.3", "0.070", "0.970", "14.4"]
+    assert f"{bleu} of the outputs on test" in lines
+
+
+def test_perplexity_is_shown_where_it_fits(screen):
+    out = screen(terminal=False)
+    console.print_result(fake_result(task="translation"))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {line[:9]: line.split() for line in reversed(lines)}
+    assert rows["model    "][-5:] == ["BLEU", "PPL", "JSD", "ToW", "sec"]
+    assert rows["retrained"][-6:] == ["99.5", "31.0", "2.72", "0.000", "1.000", "58.9"]
+    assert "BLEU of the outputs on test; PPL: perplexity on the forget set" in lines
+
+
+def test_spare_columns_go_in_their_order_until_the_others_fit():
+    columns = {"wide": ["1234567"], "a": ["1"], "b": ["12"]}  # 8, 2 and 3 characters with their blanks
+    fitting = {room: console.columns_that_fit(columns, ("b", "a"), room) for room in (13, 12, 10, 9, 0)}
+    assert fitting == {13: ["wide", "a", "b"], 12: ["wide", "a"], 10: ["wide", "a"], 9: ["wide"], 0: ["wide"]}
+
+
 def test_a_failed_run_shows_its_error_and_no_table(screen):
     out = screen(terminal=False)
     console.print_result({"status": "failed", "error": "NaN at update 3 [red]"})

@@ -12,12 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from kga.console import console
+from kga.console import columns_that_fit, console
 from kga.errors import UserError
 from kga.report.collect import collect
 from kga.report.select import select
-from kga.report.tables import HEADER, MainTable, aggregate, main_tables, tidy
+from kga.report.tables import MainTable, aggregate, main_tables, tidy
 from kga.report.writers import WRITERS, Collected, write
+
+_LEAST_MODEL = 10  # characters of the terminal table's first column, which is wrapped
+_SPARE = ("PPL", "seconds")  # columns of generation tasks that a narrow terminal goes without, in this order
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,11 +63,12 @@ def _report(paths: list[Path], formats: list[str], output: Path, selecting: bool
     values = tidy(runs)
     aggregated = aggregate(values)
     collected = Collected(runs, values, aggregated, main_tables(aggregated))
+    trials = select(values) if selecting else None
     for table in collected.tables:
         console.print(_terminal_table(table))
         console.print()
-    if selecting:
-        console.print(_selection_table(select(aggregated)))
+    if trials is not None:
+        console.print(_selection_table(trials))
     for run in collected.failed:
         console.print(Text.assemble(("failed: ", "red"), f"{run.folder}: {run.error}"), soft_wrap=True)
     console.print(f"{len(runs)} runs, {len(collected.failed)} of them failed")
@@ -88,25 +92,35 @@ def _selection_table(trials: pd.DataFrame) -> Table:
 
 
 def _terminal_table(table: MainTable) -> Table:
+    numbers = [_terminal_numbers(table, line) for line in table.lines]
+    columns = {name: [line[name] for line in numbers] for name in numbers[0]} if numbers else {}
+    spare = _SPARE if table.bleu else ()
+    names = columns_that_fit(columns, spare, console.width - _LEAST_MODEL)
+    left_out = [name for name in columns if name not in names]
     shown = Table(
         title=f"{table.title}: {table.metric} in %, mean±deviation over n seeds",
         title_justify="left",
         title_style="bold",
+        caption=f"no room here for: {', '.join(left_out)}" if left_out else None,
+        caption_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=0,
     )
-    shown.add_column("model", min_width=10, overflow="fold")
-    for name in HEADER[2:]:
-        shown.add_column("n" if name == "seeds" else name, justify="right", no_wrap=True)
-    for line in table.lines:
+    shown.add_column("model", min_width=_LEAST_MODEL, overflow="fold")
+    for name in names:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for line, cells in zip(table.lines, numbers, strict=True):
         # The setting stands under the model: the table fits 80 columns however many keys differ.
         setting = f"\n{line['setting'].replace(', ', chr(10))}" if line["setting"] else ""
-        model = Text.assemble(line["model"], (setting, "dim"))
-        numbers = {name: line[name].replace(" ± ", "±") for name in HEADER[2:]}
-        numbers["seconds"] = numbers["seconds"].partition("±")[0]
-        shown.add_row(model, *numbers.values())
+        shown.add_row(Text.assemble(line["model"], (setting, "dim")), *(cells[name] for name in names))
     return shown
+
+
+def _terminal_numbers(table: MainTable, line: dict[str, str]) -> dict[str, str]:
+    """The numbers of a line by column, as narrow as they get."""
+    numbers = {"n" if name == "seeds" else name: line[name].replace(" ± ", "±") for name in table.header[2:]}
+    return numbers | {"seconds": numbers["seconds"].partition("±")[0]}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from typing import Any
 
 import jinja2
 
+from kga.report import summary
+
 TEMPLATES = Path(__file__).parent / "templates"
+_TEXT_SCORES = ("bleu", "chrf")
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -38,11 +41,20 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "decimals": decimals, "latex": latex, "markdown": markdown}
+    environment.filters["perplexity"] = summary.perplexity
     return environment
 
 
-def number(value: Any) -> str:
-    """A value of a result for reading: four decimals, fewer for large numbers; lists and mappings element by element."""
+def number(value: Any, metric: str = "") -> str:
+    """A value of a result for reading: four decimals, fewer for large numbers; lists and mappings element by element.
+
+    Values of a `metric` that is a BLEU or chrF (0..100), a perplexity or a length have decimals of their own.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if metric == "perplexity":
+            return summary.perplexity(value)
+        if metric.startswith(_TEXT_SCORES) or metric == "length":
+            return f"{value:.2f}"
     match value:
         case None:
             return "-"

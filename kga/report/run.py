@@ -17,6 +17,7 @@ from kga.report.collect import read_result
 from kga.report.render import render
 
 EXTREMES = 10  # examples listed as most, and as least, forgotten
+SAMPLES = 20  # sample outputs shown of each split
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ def write_run_report(folder: Path, texts: Mapping[str, str] | None = None) -> Pa
 
     Args:
         folder: holds result.json; examples.parquet and updates.csv are used where they lie.
-        texts: text by example id, shown beside the most and least forgotten examples; none by default.
+        texts: text by example id, shown beside the most and least forgotten examples; sample outputs are shown as well.
+            None (the default): no text may be shown.
 
     Raises:
         UserError: the folder holds no readable result.json.
     """
     result = read_result(folder / "result.json")
-    page = render("run.html.j2", **_context(folder, result, texts or {}))
+    page = render("run.html.j2", **_context(folder, result, texts))
     path = folder / "report.html"
     # Aside and renamed, so that a page is never half written.
     aside = folder / f".report-{os.getpid()}.html"
@@ -52,15 +54,21 @@ def evaluated_ids(folder: Path) -> set[str]:
     return set(pd.read_parquet(folder / "examples.parquet", columns=["id"])["id"])
 
 
-def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | None) -> dict[str, Any]:
     rows = summary.main_rows(result)
     completed = result["status"] == "completed"
     examples = _examples(folder) if completed else None
+    generates = completed and summary.generates(result)
+    samples = _samples(folder) if generates and texts is not None else None
+    generated = any(row.bleu is not None for row in rows)
     return {
         "result": result,
         "completed": completed,
         "verdict": summary.verdict(result),
-        "metric": summary.METRIC_NAMES[summary.main_metric(result)],
+        "metric": summary.metric_name(summary.main_metric(result)),
+        "bleu": summary.bleu_name(result["task"]) if generates else "",
+        "signatures": _signatures(result),
+        "cut": _cut(result),
         "rows": rows,
         "splits": summary.SPLITS,
         "tones": {split: {row.role: summary.tone(row, rows, split) for row in rows} for split in summary.SPLITS},
@@ -75,7 +83,9 @@ def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str]) -> 
         "cost": _cost(result),
         "curves": _curves(folder) if completed else [],
         "histograms": _histograms(examples),
-        "forgotten": _forgotten(examples, texts),
+        "forgotten": _forgotten(examples, texts or {}),
+        "samples": samples or [],
+        "samples_missing": generated and completed and texts is not None and samples is None,
         "config": json.dumps(result.get("config") or {}, indent=2, ensure_ascii=False),
     }
 
@@ -121,6 +131,47 @@ def _cost(result: Mapping[str, Any]) -> dict[str, str]:
 def _examples(folder: Path) -> pd.DataFrame | None:
     path = folder / "examples.parquet"
     return pd.read_parquet(path, columns=["id", "model", "split", "loss"]) if path.exists() else None
+
+
+def _signatures(result: Mapping[str, Any]) -> list[str]:
+    """How the scores of texts were computed; metrics of one signature together."""
+    metrics: dict[str, list[str]] = {}
+    for metric, signature in (result.get("signatures") or {}).items():
+        metrics.setdefault(signature, []).append(metric)
+    return [f"{', '.join(names)}: {signature}" for signature, names in metrics.items()]
+
+
+def _cut(result: Mapping[str, Any]) -> list[str]:
+    """How many examples of each split were cut at the length limits, where any were."""
+    cut = result.get("cut") or {}
+    return [f"{part['examples']:,} of {part['of']:,} in {split}" for split, part in cut.items() if part["examples"]]
+
+
+def _samples(folder: Path) -> list[tuple[str, list[dict[str, Any]]]] | None:
+    """The first sample outputs of each split, the forget set's before the test set's; None where none were kept."""
+    path = folder / "samples.parquet"
+    if not path.exists():
+        return None
+    table = pd.read_parquet(path)
+    models = [(role, label) for role, label in summary.LABELS.items() if role in table]
+    order = ("forget", "test")
+    splits = sorted(
+        table["split"].unique(), key=lambda split: (order.index(split) if split in order else len(order), split)
+    )
+    return [
+        (split, [_sample(row, models) for row in table[table["split"] == split].head(SAMPLES).to_dict("records")])
+        for split in splits
+    ]
+
+
+def _sample(row: Mapping[str, Any], models: list[tuple[str, str]]) -> dict[str, Any]:
+    outputs = [(role, label, _text(row[role])) for role, label in models]
+    return {"id": row["id"], "input": _text(row["input"]), "target": _text(row["target"]), "outputs": outputs}
+
+
+def _text(value: object) -> str:
+    """A text for reading; nothing at all is told as such."""
+    return "-" if not isinstance(value, str) else value if value.strip() else "(empty)"
 
 
 def _curves(folder: Path) -> list[tuple[str, Markup]]:

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kga.report.tables import GROUP
+from kga.errors import UserError
+from kga.report.tables import GROUP, aggregate
 
 LOSS_ALLOWED = 0.02  # utility on validation that a trial may lose against the original model
+FIRST_SEED = 100  # of trials; smaller seeds are those of results, which choose nothing
+_MEASURED = ["validation_original", "validation_unlearned", "forget_unlearned", "new_original"]
 
 
-def select(aggregated: pd.DataFrame) -> pd.DataFrame:
+def select(values: pd.DataFrame) -> pd.DataFrame:
     """One row per trial (task, data, model, method, setting), the chosen one of each method marked.
 
-    Columns beside those: seeds; validation_loss (utility lost on validation against A_D), gap (|utility of A* on D_f -
-    utility of A_D on unseen D_n|), chosen. Of a method's trials that lose at most .02, the one with the smallest gap is
-    chosen (of equal ones, the one that loses less); where every trial loses more, the one that loses least.
+    Columns beside those: seeds (number of them); validation_loss (utility lost on validation against A_D), gap (|utility
+    of A* on D_f - utility of A_D on unseen D_n|; NaN without D_n), chosen. Of a method's trials that lose at most .02, the
+    one with the smallest gap is chosen (of equal ones, the one that loses less); where every trial loses more, the one
+    that loses least.
+
+    Args:
+        values: every number of the runs, as `tidy` gives them. Runs with seeds below 100 are results and not trials: they
+            neither count nor choose.
+
+    Raises:
+        UserError: there is no trial.
     """
-    trials = aggregated[aggregated["quantity"] == "selection"]
+    trials = values[(values["quantity"] == "selection") & (values["seed"] >= FIRST_SEED).fillna(False)]
+    if trials.empty:
+        raise UserError(
+            f"--select: no completed run has a seed of {FIRST_SEED} or above, as trials have (smaller seeds are for "
+            "results, which choose nothing); run the trials with seed=100,101"
+        )
+    over_seeds = aggregate(trials)
     keys = [*GROUP, "method", "setting"]
-    wide = trials.set_index([*keys, "metric"])["mean"].unstack()
+    wide = over_seeds.set_index([*keys, "metric"])["mean"].unstack().reindex(columns=_MEASURED)
     table = wide.assign(
-        seeds=trials.groupby(keys)["seeds"].max(),
+        seeds=over_seeds.groupby(keys)["seeds"].max(),
         validation_loss=wide["validation_original"] - wide["validation_unlearned"],
         gap=(wide["forget_unlearned"] - wide["new_original"]).abs(),
     ).reset_index()

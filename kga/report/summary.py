@@ -15,10 +15,13 @@ LABELS = {
     "unlearned": "unlearned",
 }
 METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "token_accuracy": "token accuracy"}
+# The tasks whose models generate text, and the BLEU that their tables show.
+BLEU = {"translation": "bleu", "response": "bleu_4"}
 
 # What making each model cost; evaluation and attacks are nobody's price.
 _STAGES = {"original": ("original",), "retrain": ("retrain",), "unlearned": ("helpers", "cache", "unlearn")}
-# Below this many points a difference is not worth a word; it is also the margin of the tuning rule (.02 of utility).
+# Below this many points, of a share or of BLEU, a difference is not worth a word; for shares it is also the margin of the
+# tuning rule (.02 of utility).
 MARGIN = 2.0
 
 
@@ -33,11 +36,30 @@ class Row:
     jsd: float | None
     tow: float | None
     seconds: float | None
+    bleu: float | None = None  # on test, 0..100; like the next, of models that generate text alone
+    perplexity: float | None = None  # on the forget set
+
+
+def generates(result: Mapping[str, Any]) -> bool:
+    """Whether the task's models generate text."""
+    return result.get("task") in BLEU
+
+
+def bleu_name(task: str) -> str:
+    """What the BLEU of a task's tables is called: BLEU, or BLEU-4 where it is one of several orders."""
+    return BLEU[task].upper().replace("_", "-")
 
 
 def main_metric(result: Mapping[str, Any]) -> str:
-    """The metric that `score` is made of: token_accuracy (generation), micro_f1 (multi-label), else accuracy."""
-    return metric_among([values for splits in (result.get("utility") or {}).values() for values in splits.values()])
+    """The metric that `score` is made of: the one that the result names, else what its utilities suggest."""
+    return result.get("score_metric") or metric_among(
+        [values for splits in (result.get("utility") or {}).values() for values in splits.values()]
+    )
+
+
+def metric_name(metric: str) -> str:
+    """A main metric in words."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
 def metric_among(values: Sequence[Mapping[str, float]]) -> str:
@@ -70,6 +92,7 @@ def main_rows(result: Mapping[str, Any], order: tuple[str, ...] = tuple(LABELS))
 
 def _row(result: Mapping[str, Any], role: str) -> Row:
     utility = {split: _share(result, role, split) for split in SPLITS}
+    bleu = BLEU.get(str(result.get("task")))
     # A_R is the point of comparison: at distance 0 from itself, with a tug of war of 1.
     is_reference = role == "retrain"
     return Row(
@@ -83,6 +106,8 @@ def _row(result: Mapping[str, Any], role: str) -> Row:
         jsd=0.0 if is_reference else lookup(result, "forgetting", role, "forget", "jsd"),
         tow=1.0 if is_reference else lookup(result, "score", role, "tow"),
         seconds=seconds_of(result, role),
+        bleu=lookup(result, "utility", role, "test", bleu) if bleu else None,
+        perplexity=lookup(result, "utility", role, "forget", "perplexity") if bleu else None,
     )
 
 
@@ -125,20 +150,23 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     rows = {row.role: row for row in main_rows(result)}
     if "unlearned" not in rows or "original" not in rows:
         return ["The result holds no unlearned model to compare with the original."]
-    name = METRIC_NAMES[main_metric(result)]
+    name = metric_name(main_metric(result))
+    bleu = bleu_name(result["task"]) if generates(result) else ""
     if "retrain" not in rows:
-        return _without_reference(rows, name)
-    return [*_on_forget_set(rows, name), *_on_the_rest(rows, name), *_on_distributions(rows)]
+        return _without_reference(rows, name, bleu)
+    return [*_on_forget_set(rows, name), *_on_the_rest(rows, name, bleu), *_on_distributions(rows)]
 
 
-def _without_reference(rows: dict[str, Row], name: str) -> list[str]:
+def _without_reference(rows: dict[str, Row], name: str, bleu: str) -> list[str]:
     changes = [
         f"from {points(before)} to {points(after)} on {split}"
         for split in ("forget", "test", "retain")
         for before, after in [(rows["original"].utility[split], rows["unlearned"].utility[split])]
     ]
+    before, after = rows["original"].bleu, rows["unlearned"].bleu
+    on_bleu = f"; {bleu} went from {points(before)} to {points(after)} on test" if before is not None else ""
     return [
-        f"The {name} went {', '.join(changes)}.",
+        f"The {name} went {', '.join(changes)}{on_bleu}.",
         "Without a retrained model (reference=none) it cannot be said whether that is as far as it should be.",
     ]
 
@@ -168,14 +196,19 @@ def _on_forget_set(rows: dict[str, Row], name: str) -> list[str]:
     return sentences
 
 
-def _on_the_rest(rows: dict[str, Row], name: str) -> list[str]:
+def _on_the_rest(rows: dict[str, Row], name: str, bleu: str) -> list[str]:
     changes = {s: difference(rows["unlearned"].utility[s], rows["original"].utility[s]) for s in ("test", "retain")}
     known = {split: change for split, change in changes.items() if change is not None}
-    if not known:
+    by = " and ".join(f"{signed(change)} on {split}" for split, change in known.items())
+    told = [f"{name} changed by {by}"] if known else []
+    on_bleu = difference(rows["unlearned"].bleu, rows["original"].bleu)
+    if on_bleu is not None:
+        told.append(f"{bleu} {'by' if told else 'changed by'} {signed(on_bleu)} on test")
+        known[bleu] = on_bleu
+    if not told:
         return []
-    told = " and ".join(f"{signed(change)} on {split}" for split, change in known.items())
-    suffered = min(known.values()) < -MARGIN
-    return [f"Against the original, {name} changed by {told}{': utility suffered' if suffered else ''}."]
+    suffered = ": utility suffered" if min(known.values()) < -MARGIN else ""
+    return [f"Against the original, {', '.join(told)}{suffered}."]
 
 
 def _on_distributions(rows: dict[str, Row]) -> list[str]:
@@ -183,7 +216,8 @@ def _on_distributions(rows: dict[str, Row]) -> list[str]:
     if after is None or before is None or after < before:
         return []
     return [
-        f"Its outputs on the forget set came no closer to the retrained model's (JSD {after:.3f}, before {before:.3f})."
+        f"Its output distributions on the forget set came no closer to the retrained model's (JSD {after:.3f}, "
+        f"before {before:.3f})."
     ]
 
 
@@ -202,3 +236,14 @@ def signed(value: float | None) -> str:
     if value is None:
         return "-"
     return "0.0" if abs(value) < 0.05 else f"{value:+.1f}"
+
+
+def perplexity(value: float | None) -> str:
+    """A perplexity for reading; '-' for none."""
+    return "-" if value is None else format(value, perplexity_format(value))
+
+
+def perplexity_format(value: float) -> str:
+    """Two decimals below 100, one below 1,000, none above; from a million on three digits and the power of ten."""
+    size = abs(value)
+    return ".2f" if size < 99.995 else ".1f" if size < 999.95 else ".0f" if size < 1e6 else ".3g"

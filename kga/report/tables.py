@@ -13,9 +13,10 @@ from kga.report import summary
 from kga.report.collect import Run
 
 GROUP = ["task", "data", "model"]
-ROW = [*GROUP, "role", "method", "setting"]
+ROW = [*GROUP, "score_metric", "role", "method", "setting"]
 VALUE = ["quantity", "split", "metric"]
-# Keys that decide where and how a run is made, not what comes out; seeds are what is averaged over.
+# Keys (with all below them) that decide where, how and with what beside it a run is made, not what comes out; seeds are
+# what is averaged over.
 _NO_SETTING = {
     "seed",
     "choices",
@@ -28,6 +29,9 @@ _NO_SETTING = {
     "attack",
     "reference",
     "hydra",
+    "evaluation.noise_floor",
+    "evaluation.batch_size",
+    "evaluation.generate.batch_size",
 }
 _SETTING_AFTER_ALL = {"trainer.precision"}
 
@@ -35,16 +39,19 @@ _SETTING_AFTER_ALL = {"trainer.precision"}
 def tidy(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per number of every completed run.
 
-    Columns: folder, task, data, model, seed, role (of the model that the number belongs to), method (of the unlearned
-    model, else empty), setting (the config keys in which runs of the table differ), quantity (utility, forgetting,
-    score, membership, selection, seconds), split (or attack), metric, value.
+    Columns: folder, task, data, model, seed, score_metric (the utility of its main table), role (of the model that the
+    number belongs to), method (of the unlearned model, else empty), setting (the config keys in which runs of the table
+    differ), quantity (utility, forgetting, score, membership, selection, seconds), split (or attack), metric, value. A
+    number that was not finite is NaN.
     """
     completed = [run for run in runs if run.completed]
     settings = _settings(completed)
+    metrics = _score_metrics(completed)
     rows = [
         (
             str(run.folder),
             *_identity(run),
+            metrics[_identity(run)[:-1]],
             role,
             run.method if unlearned else "",
             settings[run.folder][unlearned],
@@ -54,7 +61,7 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
         for role, *number in _numbers(run.result)
         for unlearned in [role == "unlearned"]
     ]
-    columns = ["folder", *GROUP, "seed", "role", "method", "setting", *VALUE, "value"]
+    columns = ["folder", *GROUP, "seed", *ROW[len(GROUP) :], *VALUE, "value"]
     return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64", "value": float})
 
 
@@ -62,29 +69,43 @@ def _identity(run: Run) -> tuple[Any, ...]:
     return (*(str(run.result.get(name)) for name in GROUP), run.result.get("seed"))
 
 
+def _score_metrics(runs: list[Run]) -> dict[tuple[Any, ...], str]:
+    """By (task, data, model): the metric that its runs name as compared by tug of war, else what all of them suggest."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_identity(run)[:-1], []).append(run)
+    return {group: _score_metric(members) for group, members in groups.items()}
+
+
+def _score_metric(runs: list[Run]) -> str:
+    named = (run.result["score_metric"] for run in runs if run.result.get("score_metric"))
+    utilities = (splits for run in runs for splits in (run.result.get("utility") or {}).values())
+    return next(named, None) or summary.metric_among([values for splits in utilities for values in splits.values()])
+
+
 def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float]]:
     """(role, quantity, split, metric, value) for every single number of a result."""
     for quantity in ("utility", "forgetting", "membership"):
         for role, groups in (result.get(quantity) or {}).items():
             for group, metrics in groups.items():
-                for metric, value in metrics.items():
-                    if _is_number(value):
-                        yield role, quantity, group, metric, float(value)
+                for metric, value in _values(metrics):
+                    yield role, quantity, group, metric, value
     for role, metrics in (result.get("score") or {}).items():
-        for metric, value in metrics.items():
-            if _is_number(value):
-                yield role, "score", "", metric, float(value)
-    for metric, value in (result.get("selection") or {}).items():
-        if _is_number(value):
-            yield "unlearned", "selection", "", metric, float(value)
+        for metric, value in _values(metrics):
+            yield role, "score", "", metric, value
+    for metric, value in _values(result.get("selection") or {}):
+        yield "unlearned", "selection", "", metric, value
     for role in summary.LABELS:
         seconds = summary.seconds_of(result, role)
         if seconds is not None:
             yield role, "seconds", "", "seconds", seconds
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _values(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers; NaN for null, which stands in JSON for a number that was not finite."""
+    for metric, value in metrics.items():
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield metric, float("nan") if value is None else float(value)
 
 
 def _settings(runs: list[Run]) -> dict[Path, tuple[str, str]]:
@@ -127,9 +148,15 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{key}.")
-        elif name != "seed" and (key.split(".")[0] not in _NO_SETTING or key in _SETTING_AFTER_ALL):
+        elif name != "seed" and _decides(key):
             flat[key] = value
     return flat
+
+
+def _decides(key: str) -> bool:
+    parts = key.split(".")
+    above = {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+    return key in _SETTING_AFTER_ALL or not above & _NO_SETTING
 
 
 def aggregate(values: pd.DataFrame) -> pd.DataFrame:
@@ -144,16 +171,34 @@ def aggregate(values: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="count").rename(columns={"size": "seeds"}).reset_index()
 
 
+_NAMING = ("model", "setting", "seeds")
+_GENERATION = ("BLEU", "PPL")
+
+
 @dataclass(frozen=True)
 class MainTable:
-    """One (task, data, model): a line per row, columns as in `header`; `metric` is what its shares are."""
+    """One (task, data, model): a line per row with the columns of `header`; `metric` is what its shares are.
+
+    `bleu`: what the column BLEU shows; empty for tasks whose models generate nothing, which lack it and PPL.
+    """
 
     title: str
     metric: str
     lines: list[dict[str, str]]
+    bleu: str = ""
 
+    @property
+    def header(self) -> tuple[str, ...]:
+        return (*_NAMING, *summary.SPLITS, *(_GENERATION if self.bleu else ()), "JSD", "ToW", "seconds")
 
-HEADER = ("model", "setting", "seeds", *summary.SPLITS, "JSD", "ToW", "seconds")
+    @property
+    def legend(self) -> str:
+        """What the numbers are."""
+        generation = f"{self.bleu} of the outputs on test; PPL: perplexity on the forget set; " if self.bleu else ""
+        return (
+            f"{self.metric[:1].upper()}{self.metric[1:]} in % on {', '.join(summary.SPLITS)}; {generation}"
+            "JSD to the retrained model on the forget set in nats; ToW: tug of war"
+        )
 
 
 def main_tables(aggregated: pd.DataFrame) -> list[MainTable]:
@@ -162,39 +207,36 @@ def main_tables(aggregated: pd.DataFrame) -> list[MainTable]:
 
 
 def _main_table(group: tuple[str, ...], part: pd.DataFrame) -> MainTable:
-    utility = part[part["quantity"] == "utility"]
-    metric = summary.metric_among(
-        [
-            dict(zip(one["metric"], one["mean"], strict=True))
-            for _, one in utility.groupby(["role", "method", "setting", "split"])
-        ]
-    )
+    task, metric = group[0], part["score_metric"].iloc[0]
     rows = [(*name, numbers) for name, numbers in part.groupby(["role", "method", "setting"], sort=True)]
     known = [row for row in rows if row[0] in summary.LABELS]
     known.sort(key=lambda row: (list(summary.LABELS).index(row[0]), *row[1:3]))
-    return MainTable(" / ".join(group), summary.METRIC_NAMES[metric], [_line(*row, metric) for row in known])
+    lines = [_line(*row, metric, summary.BLEU.get(task)) for row in known]
+    name = summary.bleu_name(task) if task in summary.BLEU else ""
+    return MainTable(" / ".join(group), summary.metric_name(metric), lines, name)
 
 
-def _line(role: str, method: str, setting: str, numbers: pd.DataFrame, metric: str) -> dict[str, str]:
+def _line(role: str, method: str, setting: str, numbers: pd.DataFrame, metric: str, bleu: str | None) -> dict[str, str]:
     cells = {tuple(row[:3]): row[3:] for row in numbers[[*VALUE, "mean", "std"]].itertuples(index=False)}
+    perplexity = ("utility", "forget", "perplexity")
     wanted = {
-        **{split: (("utility", split, metric), 100, 1) for split in summary.SPLITS},
-        "JSD": (("forgetting", "forget", "jsd"), 1, 3),
-        "ToW": (("score", "", "tow"), 1, 3),
-        "seconds": (("seconds", "", "seconds"), 1, 1),
+        **{split: (("utility", split, metric), 100, ".1f") for split in summary.SPLITS},
+        "BLEU": (("utility", "test", bleu), 1, ".1f"),
+        "PPL": (perplexity, 1, summary.perplexity_format(cells.get(perplexity, (0.0,))[0])),
+        "JSD": (("forgetting", "forget", "jsd"), 1, ".3f"),
+        "ToW": (("score", "", "tow"), 1, ".3f"),
+        "seconds": (("seconds", "", "seconds"), 1, ".1f"),
     }
     line = {"model": method or summary.LABELS[role], "setting": setting, "seeds": str(numbers["seeds"].max())}
-    line |= {
-        name: spread(*cells.get(key, (None, None)), scale, places) for name, (key, scale, places) in wanted.items()
-    }
+    line |= {name: spread(*cells.get(key, (None, None)), scale, form) for name, (key, scale, form) in wanted.items()}
     if role == "retrain":
         line |= {"JSD": "0", "ToW": "1"}
     return line
 
 
-def spread(mean: float | None, deviation: float | None, scale: float, places: int) -> str:
-    """'74.1 ± 0.3'; the mean alone where there is one seed, a dash for no value."""
+def spread(mean: float | None, deviation: float | None, scale: float, form: str) -> str:
+    """'74.1 ± 0.3', both in a format such as .1f; the mean alone where there is one seed, a dash for no value."""
     if mean is None:
         return "-"
     known = deviation is not None and deviation == deviation
-    return f"{scale * mean:.{places}f}" + (f" ± {scale * deviation:.{places}f}" if known else "")
+    return format(scale * mean, form) + (f" ± {format(scale * deviation, form)}" if known else "")

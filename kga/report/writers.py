@@ -12,7 +12,7 @@ import pandas as pd
 
 from kga.report.collect import Run
 from kga.report.render import render
-from kga.report.tables import HEADER, MainTable
+from kga.report.tables import MainTable
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _frames(collected: Collected) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _rendered(template: str, path: Path, collected: Collected, **more: object) -> list[Path]:
-    page = render(template, tables=collected.tables, header=HEADER, failed=collected.failed, **more)
+    page = render(template, tables=collected.tables, failed=collected.failed, **more)
     path.write_text(page, encoding="utf-8")
     return [path]
 

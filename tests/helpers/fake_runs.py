@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ LEVELS = {  # accuracy on test, forget, retain; mean loss there
     "noise_floor": ((0.737, 0.715, 0.993), (0.93, 1.05, 0.03)),
 }
 SPLITS = ("test", "forget", "retain")
-METRICS = {"classification": "accuracy", "multilabel": "micro_f1", "translation": "token_accuracy"}
+METRICS = {
+    "classification": "accuracy",
+    "multilabel": "micro_f1",
+    "translation": "token_accuracy",
+    "response": "token_accuracy",
+}
+BLEU = {"original": 31.58, "retrain": 30.96, "unlearned": 30.27, "noise_floor": 30.71}  # on test; 40 more elsewhere
+SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.4.3"
+SIGNATURES = {
+    "translation": {"bleu": SIGNATURE, "chrf": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.4.3"},
+    "response": {f"bleu_{order}": SIGNATURE for order in (1, 2, 3, 4)},
+}
 
 
 def fake_result(
@@ -37,11 +49,20 @@ def fake_result(
         "config": {"seed": seed, "method": {"name": method, "alpha": 1.0}, "forget": {"name": "random", "size": 200}},
         "key": f"{task}{method}{seed}".encode().hex().ljust(64, "0"),
         "splits": {"train": 3200, "forget": 200, "new": 200, "holdout": 200, "test": 2000},
-        "utility": {name: _utility(name, metric, seed) for name in models},
+        "score_metric": metric,
+        "signatures": SIGNATURES.get(task, {}),
+        "cut": {"train": {"examples": 0, "of": 3200}, "test": {"examples": 0, "of": 2000}},
+        "utility": {name: _utility(name, metric, seed, task) for name in models},
         "forgetting": {
             name: {split: {"jsd": value + 0.001 * seed, "lpd": 3 * value, "pdlp": 0.5} for split in SPLITS}
             for name, value in {"original": 0.16, "unlearned": 0.07, "noise_floor": 0.03}.items()
             if name in models
+        },
+        "selection": {
+            "validation_original": 0.75,
+            "validation_unlearned": 0.74,
+            "forget_unlearned": 0.70,
+            "new_original": 0.60,
         },
         "score": {name: {"tow": value} for name, value in {"original": 0.74, "unlearned": 0.97}.items()},
         "membership": {name: {"population": {"auc": 0.5, "tpr_at_fpr_0.01": 0.01}} for name in models[:3]},
@@ -52,7 +73,7 @@ def fake_result(
     return result | changes
 
 
-def _utility(name: str, metric: str, seed: int) -> dict[str, dict[str, float]]:
+def _utility(name: str, metric: str, seed: int, task: str) -> dict[str, dict[str, float]]:
     shares, losses = LEVELS[name]
     utility = {}
     for split, level, loss in zip(SPLITS, shares, losses, strict=True):
@@ -62,7 +83,19 @@ def _utility(name: str, metric: str, seed: int) -> dict[str, dict[str, float]]:
             utility[split] |= {"micro_f1": share + 1e-7, "macro_f1": share - 0.01}
         elif metric == "micro_f1":
             utility[split] |= {"accuracy": share / 2, "macro_f1": share - 0.1}
+        else:
+            utility[split] |= {"perplexity": math.exp(loss)} | _generated(
+                task, BLEU[name] + 40 * (split != "test") - seed
+            )
     return utility
+
+
+def _generated(task: str, bleu: float) -> dict[str, float]:
+    """What a generation task measures on texts; BLEU and chrF on sacreBLEU's scale, 0 to 100."""
+    if task == "translation":
+        return {"bleu": bleu, "chrf": bleu + 20}
+    orders = {f"bleu_{order}": bleu + 5 * (4 - order) for order in (1, 2, 3, 4)}
+    return orders | {"distinct_1": 0.1234, "distinct_2": 0.4567, "length": 11.25}
 
 
 def fake_examples(models: tuple[str, ...], ids: list[str] | None = None, size: int = 200) -> pd.DataFrame:
@@ -103,7 +136,21 @@ def write_run(
     return folder
 
 
+def fake_samples(each: int = 2) -> pd.DataFrame:
+    """samples.parquet: so many sample outputs of each split, the test set's first."""
+    rows = [
+        {"split": split, "id": f"{split}-{i}"}
+        | {name: f"{name} text of {split}-{i}" for name in ("input", "target", "original", "retrain", "unlearned")}
+        for split in ("test", "forget")
+        for i in range(each)
+    ]
+    return pd.DataFrame(rows)
+
+
 def full_run(root: Path, **changes: Any) -> Path:
     """A run with everything in its folder."""
     models = ("original", "retrain", "unlearned", "noise_floor_1")
-    return write_run(root, fake_result(**changes), fake_examples(models), fake_updates())
+    folder = write_run(root, fake_result(**changes), fake_examples(models), fake_updates())
+    if changes.get("task") in SIGNATURES:
+        fake_samples().to_parquet(folder / "samples.parquet")
+    return folder

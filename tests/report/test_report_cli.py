@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from helpers.fake_runs import fake_result, full_run, write_run
 
+from kga.console import console
 from kga.report.cli import main
 from kga.report.run import write_run_report
 
@@ -79,6 +80,59 @@ def test_mistakes_end_with_code_2_and_one_line(runs, capsys, arguments, said):
     assert main([argument.replace("RUNS", str(runs)) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("kga-report: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["translation", "response"])
+def test_generation_fits_80_columns_and_the_files_have_every_column(tmp_path, capsys, task):
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / str(seed), fake_result(task=task, seed=seed))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--to", "html,csv,latex,markdown", "--output", str(out)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in printed if not line.startswith("Wrote")) <= 80
+    assert columns(printed) == ["model", "n", "test", "forget", "retain", "BLEU", "JSD", "ToW", "seconds"]
+    assert any("74.0±0.1" in line and "29.8±0.7" in line for line in printed)
+    assert "no room here for: PPL" in [line.strip() for line in printed]
+    html, tex, markdown = ((out / f"report.{end}").read_text() for end in ("html", "tex", "md"))
+    assert "<th>BLEU</th><th>PPL</th>" in html and "<td>29.8 <small>± 0.7</small></td>" in html
+    assert "BLEU & PPL & JSD" in tex and r"29.8 $\pm$ 0.7 & 2.46" in tex
+    assert "| BLEU | PPL | JSD |" in markdown and "| 29.8 ± 0.7 | 2.46 ± 0.00 |" in markdown
+    means = (
+        pd.read_csv(out / "summary.csv").query("role == 'unlearned' and split == 'test'").set_index("metric")["mean"]
+    )
+    assert means["bleu" if task == "translation" else "bleu_4"] == pytest.approx(29.77)
+
+
+def columns(printed: list[str]) -> list[str]:
+    """The heading of the first table."""
+    return next(line.split() for line in printed if line.startswith("model "))
+
+
+def test_room_for_perplexity_is_used(tmp_path, capsys, monkeypatch):
+    write_run(tmp_path, fake_result(task="translation"))
+    monkeypatch.setattr(console, "width", 100)
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert columns(capsys.readouterr().out.splitlines())[-5:] == ["BLEU", "PPL", "JSD", "ToW", "seconds"]
+
+
+def test_select_marks_the_choice_and_refuses_results_alone(runs, tmp_path, capsys):
+    assert main([str(runs), "--select", "--output", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert "--select: no completed run has a seed of 100" in captured.err and captured.out == ""
+    for seed in (100, 101):
+        write_run(tmp_path / "runs" / str(seed), fake_result(seed=seed))
+    assert main([str(runs), "--select", "--output", str(tmp_path / "out")]) == 0
+    assert ["*", "kga", "2", "+0.010", "0.100"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_in_html_the_setting_stands_under_the_model(tmp_path):
+    for alpha in (1.0, 3.0):
+        result = fake_result()
+        result["config"]["method"] |= {"alpha": alpha, "<b>": alpha}
+        write_run(tmp_path / str(alpha), result)
+    assert main([str(tmp_path), "--to", "html", "--output", str(tmp_path / "out")]) == 0
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert '<small class="setting">method.alpha=3.0\nmethod.&lt;b&gt;=3.0</small>' in html and "<b>" not in html
 
 
 def test_a_terminal_without_unicode_gets_no_traceback(runs, tmp_path):

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers.fake_runs import fake_examples, fake_result, fake_updates, full_run, write_run
+from helpers.fake_runs import SIGNATURE, fake_examples, fake_result, fake_samples, fake_updates, full_run, write_run
 
 from kga.errors import UserError
 from kga.report.run import write_run_report
@@ -145,3 +145,78 @@ def test_a_folder_without_result_is_a_user_error(tmp_path, content, said):
     with pytest.raises(UserError, match=said) as caught:
         write_run_report(tmp_path)
     assert str(tmp_path / "result.json") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_generation_run_shows_bleu_perplexity_and_how_they_came_about(tmp_path):
+    text = Page(write_run_report(full_run(tmp_path, task="response"))).text
+    assert "BLEU-4 of the\noutputs on test" in text and f"bleu_1, bleu_2, bleu_3, bleu_4: {SIGNATURE}\n" in text
+    head = text.split("Result")[1].split("noise floor")[0].split()
+    assert "".join(head) == "modeltestforgetretainBLEUPPLJSDToWseconds"
+    row = "".join(text.split("unlearned (kga)")[1].split())
+    assert row.startswith("74.1(-0.5)73.8(+1.3)99.0(-0.5)30.32.460.0700.970")
+    utility = "".join(text.split("Utility")[1].split("Signatures")[0].split())
+    assert "testbleu_430.7130.9631.5830.27" in utility and "forgetperplexity2.862.721.062.46" in utility
+    assert "testlength11.2511.2511.2511.25" in utility and "testdistinct_10.12340.1234" in utility
+
+
+def test_a_classification_run_shows_nothing_of_generation(tmp_path):
+    text = Page(write_run_report(full_run(tmp_path), {})).text
+    for part in ("BLEU", "PPL", "Signatures", "Sample outputs", "Cut at"):
+        assert part not in text
+
+
+def test_examples_cut_at_the_length_limits_are_counted(tmp_path):
+    cut = {
+        "train": {"examples": 1200, "of": 3200},
+        "forget": {"examples": 0, "of": 200},
+        "test": {"examples": 3, "of": 9},
+    }
+    text = Page(write_run_report(full_run(tmp_path, cut=cut))).text
+    assert "Cut at the length limits: 1,200 of 3,200 in train, 3 of 9 in test." in text
+
+
+def test_sample_outputs_stand_side_by_side_the_forget_set_first(tmp_path):
+    folder = full_run(tmp_path, task="translation")
+    text = Page(write_run_report(folder, {})).text
+    samples = " ".join(text.split("Sample outputs")[1].split("Cost")[0].split())
+    assert samples.startswith(
+        "forget forget-0: inputinput text of forget-0 targettarget text of forget-0 "
+        "retrained (A_R)retrain text of forget-0 original (A_D)original text of forget-0 "
+        "unlearnedunlearned text of forget-0 forget-1: input"
+    )
+    assert samples.index("forget-1: input") < samples.index("test test-0: input") < samples.index("test-1: input")
+
+
+def test_sample_outputs_need_leave(tmp_path):
+    folder = full_run(tmp_path, task="translation")
+    source = write_run_report(folder).read_text()
+    assert "Sample outputs" not in source and "text of forget-0" not in source
+
+
+def test_outputs_that_were_not_kept_are_told_where_texts_are_allowed(tmp_path):
+    folder = full_run(tmp_path, task="translation")
+    (folder / "samples.parquet").unlink()
+    assert "not kept: report.texts was off when this run was made" in Page(write_run_report(folder, {})).text
+    assert "not kept" not in Page(write_run_report(folder)).text
+
+
+def test_where_nothing_was_generated_nothing_is_missed(tmp_path):
+    result = fake_result(task="translation")
+    for splits in result["utility"].values():
+        del splits["test"]["bleu"]
+    assert "Sample outputs" not in Page(write_run_report(write_run(tmp_path, result), {})).text
+
+
+def test_samples_are_escaped_and_odd_ones_survive(tmp_path):
+    folder = full_run(tmp_path, task="translation")
+    samples = fake_samples(30).drop(columns="retrain")  # reference=none
+    samples.loc[0, ["id", "input", "target", "original", "unlearned"]] = ATTACK
+    samples.loc[1, ["original", "unlearned"]] = ["", None]
+    samples.to_parquet(folder / "samples.parquet")
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"signatures": {ATTACK: ATTACK}}))
+    page = Page(write_run_report(folder, {}))
+    assert not {"script", "img"} & set(page.tags) and page.text.count("alert(1)") == 5 + 2
+    shown = page.text.split("Sample outputs")[1]
+    assert "(empty)" in shown and "retrained (A_R)" not in shown
+    assert "test-19: input" in shown and "test-20: input" not in shown

@@ -2,20 +2,24 @@
 
 import pandas as pd
 import pytest
+from helpers.fake_runs import fake_result, write_run
 
+from kga.errors import UserError
+from kga.report.collect import collect
 from kga.report.select import select
+from kga.report.tables import tidy
 
 
 def trials(*rows: tuple[str, str, float, float, float, float]) -> pd.DataFrame:
     """Rows of (method, setting, validation of A_D, validation of A*, A* on D_f, A_D on D_n)."""
     names = ("validation_original", "validation_unlearned", "forget_unlearned", "new_original")
     table = [
-        {"task": "t", "data": "d", "model": "m", "role": "unlearned", "method": method, "setting": setting,
-         "quantity": "selection", "split": "", "metric": name, "mean": value, "std": 0.0, "seeds": 1}
+        {"task": "t", "data": "d", "model": "m", "score_metric": "accuracy", "role": "unlearned", "method": method,
+         "setting": setting, "quantity": "selection", "split": "", "metric": name, "value": value, "seed": 100}
         for method, setting, *values in rows
         for name, value in zip(names, values, strict=True)
     ]  # fmt: skip
-    return pd.DataFrame(table)
+    return pd.DataFrame(table).astype({"seed": "Int64"})
 
 
 def chosen(*rows) -> list[str]:
@@ -57,3 +61,64 @@ def test_better_on_validation_than_the_original_is_no_loss():
     table = select(trials(("a", "x", 0.8, 0.9, 0.7, 0.6)))
     assert table["validation_loss"].item() == pytest.approx(-0.1)
     assert table["gap"].item() == pytest.approx(0.1)
+
+
+def write_trial(root, seed, alpha=1.0, method="kga", **changes):
+    """A run's folder with a setting of its method and a seed."""
+    floor = changes.pop("noise_floor", 0)
+    result = fake_result(seed=seed, method=method, noise_floor=bool(floor), **changes)
+    result["config"]["method"]["alpha"] = alpha
+    result["config"]["evaluation"] = {"noise_floor": floor}
+    write_run(root / f"{method}-{alpha}-{seed}-{floor}", result)
+
+
+def seeds_counted(root) -> dict[tuple[str, str], int]:
+    table = select(tidy(collect([root])))
+    return {(row.method, row.setting): row.seeds for row in table.itertuples()}
+
+
+def test_two_seeds_of_a_setting_count_two_whatever_lies_beside_them(tmp_path):
+    for seed in (100, 101):
+        write_trial(tmp_path, seed, alpha=1.0)
+        write_trial(tmp_path, seed, alpha=3.0)
+        write_trial(tmp_path, seed, method="finetune")
+    write_trial(tmp_path, 101, alpha=1.0, noise_floor=1)  # the same trial, with another retrained model beside it
+    write_trial(tmp_path, 0, alpha=1.0)  # a result with the setting that was chosen
+    write_trial(tmp_path, 102, alpha=1.0, status="failed", error="NaN at update 3")
+    assert seeds_counted(tmp_path) == {
+        ("finetune", ""): 2,
+        ("kga", "method.alpha=1.0"): 2,
+        ("kga", "method.alpha=3.0"): 2,
+    }
+
+
+def test_a_noise_floor_beside_one_seed_splits_no_setting(tmp_path):
+    write_trial(tmp_path, 100, noise_floor=0)
+    write_trial(tmp_path, 101, noise_floor=2)
+    assert seeds_counted(tmp_path) == {("kga", ""): 2}
+
+
+def test_results_choose_nothing(tmp_path):
+    """On the seeds of the results alpha=3 looks better; on those of the trials alpha=1 is."""
+    for seed, alpha, forget in ((100, 1.0, 0.62), (100, 3.0, 0.70), (0, 1.0, 0.90), (0, 3.0, 0.60)):
+        selection = fake_result()["selection"] | {"forget_unlearned": forget}
+        write_trial(tmp_path, seed, alpha=alpha, selection=selection)
+    table = select(tidy(collect([tmp_path])))
+    assert list(table[table["chosen"]]["setting"]) == ["method.alpha=1.0"]
+    assert table["gap"].tolist() == pytest.approx([0.02, 0.10])
+
+
+def test_without_trials_nothing_is_chosen(tmp_path):
+    write_trial(tmp_path, 0)
+    result = fake_result()
+    write_run(tmp_path, result | {"seed": None})
+    with pytest.raises(UserError, match="--select: no completed run has a seed of 100 or above"):
+        select(tidy(collect([tmp_path])))
+
+
+def test_without_unseen_examples_the_gap_is_unknown(tmp_path):
+    selection = fake_result()["selection"]
+    del selection["new_original"]
+    write_trial(tmp_path, 100, selection=selection)
+    table = select(tidy(collect([tmp_path])))
+    assert table["gap"].isna().all() and table["chosen"].all()

@@ -19,7 +19,27 @@ def with_accuracy(**shares: tuple[float, float, float]) -> dict:
     ("task", "metric"), [("classification", "accuracy"), ("multilabel", "micro_f1"), ("translation", "token_accuracy")]
 )
 def test_the_main_metric_follows_the_task(task, metric):
-    assert summary.main_metric(fake_result(task=task)) == metric
+    named, unnamed = fake_result(task=task), fake_result(task=task, score_metric=None)
+    assert summary.main_metric(named) == summary.main_metric(unnamed) == metric
+
+
+def test_a_named_metric_is_believed():
+    """Multi-label accuracies and micro-F1 that agree by chance: only the result can tell which was compared."""
+    result = fake_result(score_metric="micro_f1")
+    assert summary.main_metric(result) == "micro_f1"
+    assert "points of micro F1" in summary.verdict(result)[0]
+    assert (
+        "points of some recall from"
+        in summary.verdict(
+            fake_result(score_metric="some_recall")
+            | {
+                "utility": {
+                    model: {split: {"some_recall": 0.5} for split in summary.SPLITS}
+                    for model in ("original", "retrain", "unlearned")
+                }
+            }
+        )[0]
+    )
 
 
 def test_rows_hold_percent_and_points_to_the_retrained_model():
@@ -89,3 +109,43 @@ def test_the_tone_of_the_forget_set_is_measured_by_the_original(forget, tone):
 
 def test_signed_writes_no_negative_zero():
     assert [summary.signed(value) for value in (-0.01, 0.0, 1.26, -3.0, None)] == ["0.0", "0.0", "+1.3", "-3.0", "-"]
+
+
+@pytest.mark.parametrize(("task", "name"), [("translation", "BLEU"), ("response", "BLEU-4")])
+def test_generation_has_bleu_on_test_and_perplexity_on_the_forget_set(task, name):
+    result = fake_result(task=task)
+    rows = {row.role: row for row in summary.main_rows(result)}
+    assert rows["unlearned"].bleu == pytest.approx(30.27)
+    assert rows["retrain"].perplexity == pytest.approx(2.71828, abs=1e-4)
+    assert [row.bleu for row in summary.main_rows(fake_result())] == [None] * 4
+    text = " ".join(summary.verdict(result))
+    assert "1.3 points of token accuracy from the retrained one" in text
+    assert f"token accuracy changed by -1.2 on test and -0.4 on retain, {name} by -1.3 on test." in text
+    assert "label" not in text
+
+
+def test_a_fall_in_bleu_alone_is_told_as_lost_utility():
+    result = fake_result(task="translation")
+    assert "suffered" not in " ".join(summary.verdict(result))
+    result["utility"]["unlearned"]["test"]["bleu"] = 20.0
+    assert "BLEU by -11.6 on test: utility suffered." in summary.verdict(result)[1]
+
+
+def test_generation_without_reference_or_without_generated_texts():
+    result = fake_result(task="translation", noise_floor=False, forgetting={}, score={})
+    del result["utility"]["retrain"]
+    first, second = summary.verdict(result)
+    assert first.startswith("The token accuracy went from 98.0 to 73.8 on forget, ")
+    assert first.endswith("; BLEU went from 31.6 to 30.3 on test.") and "cannot be said" in second
+    for splits in result["utility"].values():
+        del splits["test"]["bleu"]
+    assert "BLEU" not in " ".join(summary.verdict(result))
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(None, "-"), (1.0, "1.00"), (99.994, "99.99"), (99.996, "100.0"), (999.96, "1000"), (54321.9, "54322"),
+     (1.23456e9, "1.23e+09"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_perplexities_have_decimals_by_their_size(value, written):
+    assert summary.perplexity(value) == written

@@ -107,3 +107,59 @@ def test_a_seed_of_none_is_kept(tmp_path):
     (folder / "result.json").write_text(json.dumps(result))
     (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
     assert table.lines[-1]["seeds"] == "1"
+
+
+@pytest.mark.parametrize(("task", "bleu"), [("translation", "BLEU"), ("response", "BLEU-4")])
+def test_generation_has_columns_of_its_own(tmp_path, task, bleu):
+    for seed in (0, 2):
+        write_run(tmp_path / str(seed), fake_result(task=task, seed=seed))
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert table.header[3:8] == ("test", "forget", "retain", "BLEU", "PPL")
+    line = table.lines[-1]
+    assert (line["test"], line["BLEU"], line["PPL"]) == ("73.9 ± 0.3", "29.3 ± 1.4", "2.46 ± 0.00")
+    assert table.legend.startswith("Token accuracy in %") and f"; {bleu} of the outputs on test; " in table.legend
+
+
+def test_classification_has_no_new_columns(tmp_path):
+    write_run(tmp_path, fake_result())
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert table.header == ("model", "setting", "seeds", "test", "forget", "retain", "JSD", "ToW", "seconds")
+    assert "BLEU" not in table.legend and "perplexity" not in table.legend
+
+
+def test_large_perplexities_have_no_decimals_and_small_ones_two(tmp_path):
+    for seed, perplexity in ((0, 1500.25), (1, 2500.75)):
+        result = fake_result(task="translation", seed=seed)
+        result["utility"]["unlearned"]["forget"]["perplexity"] = perplexity
+        write_run(tmp_path / str(seed), result)
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert [line["PPL"] for line in table.lines[-2:]] == ["1.06 ± 0.00", "2000 ± 707"]
+
+
+def test_the_metric_that_a_result_names_is_shown_and_older_results_join_it(tmp_path):
+    """Accuracy and micro-F1 are equal here, so nothing but the name can tell."""
+    for seed, named in ((0, None), (1, "micro_f1")):
+        write_run(tmp_path / str(seed), fake_result(seed=seed, score_metric=named))
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert table.metric == "micro F1" and {line["seeds"] for line in table.lines} == {"2"}
+
+
+def test_a_number_that_was_not_finite_is_not_left_out_of_the_mean(tmp_path):
+    """JSON has no infinity: such a perplexity is null."""
+    for seed in (0, 1):
+        result = fake_result(task="translation", seed=seed)
+        if seed:
+            result["utility"]["unlearned"]["forget"]["perplexity"] = None
+        write_run(tmp_path / str(seed), result)
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert [line["PPL"] for line in table.lines[-2:]] == ["1.06 ± 0.00", "nan"]
+
+
+def test_how_a_run_is_evaluated_is_no_setting_but_what_is_generated_is(tmp_path):
+    for batch_size, beams in ((8, 1), (16, 1), (8, 5)):
+        result = fake_result(task="translation")
+        generate = {"batch_size": batch_size, "beams": beams}
+        result["config"]["evaluation"] = {"batch_size": batch_size, "noise_floor": batch_size, "generate": generate}
+        write_run(tmp_path / f"{batch_size}-{beams}", result)
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert {line["setting"] for line in table.lines} == {"evaluation.generate.beams=1", "evaluation.generate.beams=5"}
