@@ -6,20 +6,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kga.data.corpus import input_text
 from kga.data.splits import Split
 from kga.evaluation import evaluate
+from kga.generation import Texts, quality, write_texts
 from kga.metrics.score import tug_of_war
 from kga.study import Study, Trained
 
 REPORTED = ("test", "forget", "retain")
 
 
+SAMPLES = 10  # examples of each split whose generated texts are kept
+
+
 def assess(
-    study: Study, original: Trained, retrained: Sequence[Trained], unlearned: Trained, options: Mapping, folder: Path
-) -> dict:
+    study: Study, original: Trained, retrained: Sequence[Trained], unlearned: Trained, options: Mapping, folder: Path,
+    texts: bool = False,
+) -> dict:  # fmt: skip
     """utility, forgetting and score of result.json; writes examples.parquet beside it.
 
-    retrained: A_R and the further ones of the noise floor, or none. options: ``evaluation.*``.
+    retrained: A_R and the further ones of the noise floor, or none. options: ``evaluation.*``. texts: whether samples of
+    what the models write may be kept (samples.parquet).
     """
     trained = {"original": original, "unlearned": unlearned}
     trained |= {("retrain" if not number else f"noise_floor_{number}"): model for number, model in enumerate(retrained)}
@@ -33,7 +40,9 @@ def assess(
     _named(table, study, rows).to_parquet(folder / "examples.parquet", index=False)
     metric = models["original"].score_metric
     utility, forgetting = _reported(everywhere), _reported(distances)
-    chosen_by = {"selection": selection(everywhere, metric)}
+    chosen_by = {"score_metric": metric, "selection": selection(everywhere, metric)}
+    if models["original"].text_metrics() and options["generate"]["limit"] != 0:
+        chosen_by |= _generate(study, models, rows, options["generate"], utility, folder if texts else None)
     if not retrained:
         return {"utility": utility, "forgetting": {}, "score": {}} | chosen_by
     score = {name: {"tow": tug_of_war(values, utility["retrain"], metric)}
@@ -43,6 +52,38 @@ def assess(
         "forgetting": _with_floor(forgetting),
         "score": _with_floor(score),
     } | chosen_by
+
+
+def _generate(
+    study: Study, models: Mapping, rows: Mapping[str, Split], options: Mapping, utility: dict, folder: Path | None
+) -> dict:
+    """Adds the quality of generated texts to ``utility``; returns how it was computed. folder: where samples are kept."""
+    chosen = {name: _limited(rows[name], options["limit"], study.seed) for name in REPORTED if name in rows}
+    views = {name: study.view(split) for name, split in chosen.items()}
+    texts = write_texts(models, views, study.hardware, options["beams"], options["batch_size"])
+    truth = study.task.fields[-1]
+    references = {name: study.splits.strings(split, truth) for name, split in chosen.items()}
+    values, signatures = quality(models["original"], texts, references)
+    for name, splits in values.items():
+        for split, numbers in splits.items():
+            utility[name][split] |= numbers
+    if folder is not None:
+        _samples(study, chosen, texts, references).to_parquet(folder / "samples.parquet", index=False)
+    return {"signatures": signatures}
+
+
+def _samples(study: Study, chosen: Mapping[str, Split], texts: Texts, references: Mapping) -> pd.DataFrame:
+    """The first examples of each split with what every model wrote; further retrained models are left out."""
+    parts = []
+    for name, split in chosen.items():
+        first = Split(split.source, split.rows[:SAMPLES])
+        columns = {field: study.splits.strings(first, field) for field in study.task.fields[:-1]}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        part = {"split": name, "id": study.splits.strings(first, "id"), "input": [input_text(row) for row in rows]}
+        part["target"] = references[name][: len(first)]
+        written = {model: texts[model][name][: len(first)] for model in texts if not model.startswith("noise_floor")}
+        parts.append(pd.DataFrame(part | written))
+    return pd.concat(parts)
 
 
 def selection(utility: Mapping, metric: str) -> dict[str, float]:

@@ -37,13 +37,14 @@ def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, fold
         splits,
         task,
         config.build(cfg, "model"),
-        head_for(task, corpus, cfg),
+        task.head_for(corpus),
         Optim(**cfg["optim"]),
         store,
         cfg["trainer"],
         cfg["seed"],
         cfg["original"]["path"],
         loggers,
+        {name: value for name, value in cfg["task"].items() if name not in ("_target_", "name")},
     )
 
 
@@ -62,16 +63,6 @@ def require_sets(method: Method, splits: Splits) -> None:
         if not len(splits[name]):
             given = ": with original.path, give D_n by new.path" if name == "new" else ""
             raise UserError(f"the method needs the set {name!r}, which is empty{given}")
-
-
-def head_for(task: type, corpus: Corpus, cfg: Mapping) -> dict:
-    """Config entries of the model's head; UserError where validation or test holds what training never showed."""
-    from kga.data.labels import label_names, require_known
-
-    known = label_names(corpus.train)
-    for name in ("validation", "test"):
-        require_known(corpus.splits[name], known, f"the {name} split", "the training split")
-    return task.head(known, corpus.multi_label)
 
 
 def close(loggers: Iterable[Logger]) -> None:

@@ -66,7 +66,7 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
 
 def execute(cfg: dict) -> dict:
     """One run: the experiment, its report, and what a person reads at the end."""
-    from kga import experiment
+    from kga import config, experiment
     from kga.console import print_result
     from kga.inputs import texts_of
     from kga.report.run import evaluated_ids, write_run_report
@@ -75,15 +75,9 @@ def execute(cfg: dict) -> dict:
     report = folder / "report.html"
     # What the report shows can be asked for anew; the result's key does not depend on it.
     if not report.is_file() or cfg["report"]["texts"] is not None:
-        report = write_run_report(folder, texts_of(cfg, evaluated_ids(folder)) if shows_texts(cfg) else None)
+        report = write_run_report(folder, texts_of(cfg, evaluated_ids(folder)) if config.shows_texts(cfg) else None)
     print_result(result, report)
     return result
-
-
-def shows_texts(cfg: dict) -> bool:
-    """Whether the report may show texts of examples: as asked for, else only for embedded data."""
-    wanted = cfg["report"]["texts"]
-    return cfg["choices"]["data"] == "embedded" if wanted is None else bool(wanted)
 
 
 def explain(error: BaseException) -> str | None:

@@ -19,10 +19,16 @@ IDLE = ("output", "store", "report", "logger", "launcher")
 IDLE_HARDWARE = ("accelerator", "devices", "checkpoint_minutes", "profiler")
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 # Keys that hold a whole number of 1 or more, or null where there is no bound.
-WHOLE = ("evaluation.batch_size",)
-WHOLE_OR_NULL = ("data.limit", "evaluation.retain_limit")
+WHOLE = ("model.max_length", "evaluation.batch_size", "evaluation.generate.beams", "evaluation.generate.batch_size")
+WHOLE_OR_NULL = (
+    "model.vocab_size",
+    "data.limit",
+    "evaluation.retain_limit",
+    "task.max_target_length",
+    "task.history_length",
+)
 OPTIM_WHOLE = ("epochs", "batch_size", "bucket")
-OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "patience")
+OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "patience", "batch_tokens")
 
 
 def per_task(values: Mapping, *, _root_: DictConfig) -> object:
@@ -30,7 +36,8 @@ def per_task(values: Mapping, *, _root_: DictConfig) -> object:
     name = _root_.task.name
     if name not in values:
         raise UserError(f"task={name} has no default here: {', '.join(values)} have; set the key itself")
-    return values[name]
+    value = values[name]
+    return OmegaConf.create(value) if isinstance(value, list | dict) else value
 
 
 def times(factor: float, value: float | str) -> float:
@@ -68,6 +75,12 @@ def check(cfg: Mapping) -> None:
     for key in ("optim", "method.optim", "method.helpers.optim"):
         if options := _at(cfg, key):
             _check_optim(key, options)
+    limit = _at(cfg, "evaluation.generate.limit")
+    if limit is not None and not _is_whole(limit, 0):
+        raise UserError(
+            f"evaluation.generate.limit={_shown(limit)} must be a number of examples of each split (0: nothing is "
+            "generated; null: no bound)"
+        )
     floor = cfg["evaluation"]["noise_floor"]
     if not _is_whole(floor, 0):
         raise UserError(
@@ -94,10 +107,16 @@ def _require_shape(cfg: Mapping) -> None:
         one_of_keys("", name, known)
     for name in tree.keys() - cfg.keys() - {"hydra"}:
         raise UserError(f"the key {name} was deleted: leave out ~{name}")
-    for section in ("new", "original", "evaluation", "report"):
-        for name in cfg[section]:
-            one_of_keys(f"{section}.", name, tree[section])
-        for name in tree[section].keys() - cfg[section].keys():
+    chosen = OmegaConf.load(config_dir() / "task" / f"{cfg['task']['name']}.yaml")
+    for name in cfg["task"]:
+        one_of_keys("task.", name, chosen.get("task", chosen).keys())
+    for section in ("new", "original", "evaluation", "evaluation.generate", "report"):
+        known, given = _at(tree, section), _at(cfg, section)
+        if not isinstance(given, Mapping):
+            raise UserError(f"{section}={_shown(given)} must hold {', '.join(f'{section}.{name}' for name in known)}")
+        for name in given:
+            one_of_keys(f"{section}.", name, known)
+        for name in known.keys() - given.keys():
             raise UserError(f"the key {section}.{name} was deleted: leave out ~{section}.{name}")
 
 
@@ -121,6 +140,11 @@ def _check_optim(key: str, options: Mapping) -> None:
         raise UserError(f"{key}.lr={_shown(rate)} must be a number above 0")
     if key != "optim" and options.get("patience") is not None:
         raise UserError(f"{key}.patience has no validation to wait for: only optim.patience stops early")
+    if key == "method.optim" and options.get("batch_tokens") is not None:
+        raise UserError(f"{key}.batch_tokens: an update of unlearning takes batches of {key}.batch_size examples")
+    smoothing = options.get("label_smoothing", 0)
+    if isinstance(smoothing, bool) or not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
+        raise UserError(f"{key}.label_smoothing={_shown(smoothing)} must be a number of 0 or more, below 1")
     for name in ("warmup", "weight_decay", "clip"):
         value = options.get(name)
         if value is not None and not (isinstance(value, int | float) and value >= 0):
@@ -157,6 +181,12 @@ def build(cfg: Mapping, key: str, **more: object):
             known = [name for name in cfg[key] if name not in (unknown[1], "_target_")]
             raise UserError(f"{key} has no option {unknown[1]}: {nearest(unknown[1], known)}") from error
         raise (reason or error) from None
+
+
+def shows_texts(cfg: Mapping) -> bool:
+    """Whether the report may show texts of examples: as asked for, else only for embedded data."""
+    wanted = cfg["report"]["texts"]
+    return cfg["choices"]["data"] == "embedded" if wanted is None else bool(wanted)
 
 
 def run_key(cfg: Mapping, fingerprint: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytorch_lightning as pl
-from torch import nn
+from torch import Tensor, nn
 
 from kga.data.batching import Ordered
 from kga.data.encoded import Examples
@@ -40,7 +40,13 @@ class Evaluation(pl.LightningModule):
 
     def test_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         split = self.splits[dataloader_idx]
-        predictions = {name: model.predict(batch) for name, model in self.models.items()}
+        parts = [model.predict(batch).parts() for model in self.models.values()]
+        for cut in zip(*parts, strict=True):  # the same examples of all models, few enough to be held densely
+            rows = batch["index"][cut[0][0]]
+            dense = {name: part.dense() for name, (_, part) in zip(self.models, cut, strict=True)}
+            self._update(split, rows, dense)
+
+    def _update(self, split: str, rows: Tensor, predictions: Mapping[str, Predictions]) -> None:
         for name, predicted in predictions.items():
             for metric in self.utility[f"{name}/{split}"]:
                 metric.update(predicted)
@@ -49,7 +55,7 @@ class Evaluation(pl.LightningModule):
                 if key in self.distance:
                     for metric in self.distance[key]:
                         metric.update(predicted, predictions[base])
-            self.rows.append(_per_example(name, split, batch, predicted))
+            self.rows.append(_per_example(name, split, rows, predicted))
 
     def tune_thresholds(self) -> None:
         """Sets every multi-label metric's thresholds to those tuned on the validation split."""
@@ -94,10 +100,10 @@ def evaluate(
     return evaluation.results()
 
 
-def _per_example(model: str, split: str, batch: Batch, predictions: Predictions) -> pd.DataFrame:
+def _per_example(model: str, split: str, rows: Tensor, predictions: Predictions) -> pd.DataFrame:
     loss = cross_entropy(predictions)
     columns = {
-        "row": batch["index"],
+        "row": rows,
         "loss": predictions.mean_per_example(loss),
         "log_prob": predictions.sum_per_example(-loss),
         "correct": predictions.mean_per_example(predictions.correct()),

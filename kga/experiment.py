@@ -52,6 +52,10 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     require_sets(method, splits)
     splits.write(folder / "splits.parquet")
     study = build_study(cfg, corpus, splits, Store(cfg["store"], note), folder)
+    if study.cut["train"]["examples"]:
+        note(
+            "cut at the length limits (model.max_length, task.*): {examples} of {of} in D".format(**study.cut["train"])
+        )
 
     stage("Original and retrained model")
     original = study.original()
@@ -67,10 +71,12 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
 
     stage("Evaluation")
     started = time.monotonic()
-    measured = assess(study, original, retrained, unlearned, cfg["evaluation"], folder)
+    shown = config.shows_texts(cfg)
+    measured = assess(study, original, retrained, unlearned, cfg["evaluation"], folder, texts=shown)
     spent = seconds(original, retrained, helpers, unlearned)
     return {
         "splits": splits.sizes(),
+        "cut": study.cut,
         **measured,
         "membership": {},
         "seconds": spent | {"evaluate": time.monotonic() - started, "attack": 0.0},

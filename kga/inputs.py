@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import disable_progress_bars
 
 from kga import config
-from kga.data.corpus import FIELDS, Corpus, column
+from kga.data.corpus import FIELDS, Corpus, column, input_text
 from kga.hashing import file_digest, folder_digest, strings_digest
 
 
@@ -24,7 +24,8 @@ def load_new(cfg: Mapping) -> Corpus | None:
         return None
     from kga.data.folder import load_file
 
-    return load_file(cfg["task"]["name"], path)
+    languages = (cfg["data"].get("source_lang"), cfg["data"].get("target_lang"))
+    return load_file(cfg["task"]["name"], path, *languages)
 
 
 def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
@@ -45,6 +46,10 @@ def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
 
 def texts_of(cfg: Mapping, ids: set[str]) -> dict[str, str]:
     """The input texts of some examples, by id."""
-    name = FIELDS[cfg["task"]["name"]][0]
-    tables = load_corpus(cfg).splits.values()
-    return {id: text for table in tables for id, text in zip(table["id"], table[name], strict=True) if id in ids}
+    fields = FIELDS[cfg["task"]["name"]][:-1]
+    found = {}
+    for table in load_corpus(cfg).splits.values():
+        for row in table.select_columns(["id", *fields]):
+            if row["id"] in ids:
+                found[row["id"]] = input_text({field: row[field] for field in fields})
+    return found

@@ -51,7 +51,8 @@ class Supervised(Objective):
     """Mean cross-entropy over the positions of the update: how A_D, A_R and the helpers are trained."""
 
     def terms(self, module, step: Step) -> dict[str, Tensor]:
-        return {name: cross_entropy(module.predict(batch)).sum() for name, batch in step.items()}
+        smoothing = module.optim.label_smoothing
+        return {name: cross_entropy(module.predict(batch), smoothing).sum() for name, batch in step.items()}
 
 
 def backpropagate(

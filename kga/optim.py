@@ -18,6 +18,10 @@ class Optim:
     schedule_stretch: the schedule is as long as this many times the updates (the released KGA loop: retain_batches).
     clip: largest gradient norm (None or 0: no clipping).
     patience: epochs without a better validation loss before training stops (None: fixed epochs, no validation).
+    monitor: what ``patience`` watches: "loss" or another value of the validation split (bleu: greedy translations).
+    label_smoothing: share of the target that is spread evenly over all classes.
+    batch_tokens: instead of ``batch_size``, as many examples of similar length that their number times the longest (tokens
+        of input and target) stays within this (supervised training only).
     bucket: batches of similar length are cut from windows of this many batches (1: no sorting by length).
     """
 
@@ -34,6 +38,9 @@ class Optim:
     schedule_stretch: int = 1
     clip: float | None = 1.0
     patience: int | None = None
+    monitor: str = "loss"
+    label_smoothing: float = 0.0
+    batch_tokens: int | None = None
     bucket: int = 50
 
     def __post_init__(self) -> None:

@@ -4,45 +4,85 @@ Classification has one position per example, multi-label one per example and lab
 target token. All quantities are in nats.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 LN2 = 0.6931471805599453
+CHUNK = 2**24  # numbers of one [positions, classes] table: 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Distributions of one batch of ``size`` examples at its P scored positions.
 
-    log_probs: [P, C] float32, normalised over C classes.
+    states: [P, C] float32 log-probabilities, normalised over C classes; or, lazily, [P, H] hidden states.
     targets: [P] int64, the true class of each position; -1 where a view has no single truth.
-    example: [P] int64 in [0, size), the example of the batch that a position belongs to.
+    example: [P] int64 in [0, size), ascending: the example of the batch that a position belongs to.
     size: number of examples B of the batch.
+    head: None, or what gives [P, C] logits from hidden states; its ``classes`` is C. Vocabularies are large: divergences
+        walk lazy predictions in chunks of positions, so that [P, C] never lives as a whole.
     """
 
-    log_probs: Tensor
+    states: Tensor
     targets: Tensor
     example: Tensor
     size: int
+    head: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.log_probs.ndim != 2 or self.targets.shape != self.log_probs.shape[:1]:
+        if self.states.ndim != 2 or self.targets.shape != self.states.shape[:1]:
             raise ValueError(
-                f"expected log_probs [P, C] and targets [P], got {list(self.log_probs.shape)} and {list(self.targets.shape)}"
+                f"expected log_probs [P, C] and targets [P], got {list(self.states.shape)} and {list(self.targets.shape)}"
             )
 
+    @property
+    def log_probs(self) -> Tensor:
+        """[P, C] log-probabilities; of lazy predictions computed at every access."""
+        return self.states if self.head is None else self.head(self.states).float().log_softmax(1)
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return self.states.shape[1] if self.head is None else self.head.classes
+
+    def dense(self) -> "Predictions":
+        """The same with log-probabilities computed."""
+        return self if self.head is None else replace(self, states=self.log_probs, head=None)
+
     def detach(self) -> "Predictions":
-        return replace(self, log_probs=self.log_probs.detach())
+        return replace(self, states=self.states.detach())
+
+    def at(self, window: slice) -> "Predictions":
+        """The predictions at some positions; ``size`` and ``example`` stay those of the batch."""
+        return replace(self, states=self.states[window], targets=self.targets[window], example=self.example[window])
+
+    def parts(self) -> Iterator[tuple[slice, "Predictions"]]:
+        """(examples, their predictions) in runs of whole examples whose [P, C] table stays near ``CHUNK`` numbers."""
+        counts = self.positions_per_example().tolist()
+        limit, first, start = max(1, CHUNK // self.classes), 0, 0
+        while first < self.size:
+            last, stop = first + 1, start + counts[first]
+            while last < self.size and stop + counts[last] - start <= limit:
+                last, stop = last + 1, stop + counts[last]
+            part = self.at(slice(start, stop))
+            yield slice(first, last), replace(part, example=part.example - first, size=last - first)
+            first, start = last, stop
 
     def truth(self) -> Tensor:
         """[P] log-probability of the true class."""
-        return self.log_probs.gather(1, self.targets.unsqueeze(1)).squeeze(1)
+        return over_positions(_truth, self)
 
     def correct(self) -> Tensor:
         """[P] 1.0 where the most probable class is the true one."""
-        return (self.log_probs.argmax(1) == self.targets).float()
+        return (self.top() == self.targets).float()
+
+    def top(self) -> Tensor:
+        """[P] the most probable class."""
+        return over_positions(lambda part: part.log_probs.argmax(1), self)
 
     def sum_per_example(self, values: Tensor) -> Tensor:
         """[P] values summed over the positions of each example: [B]."""
@@ -57,13 +97,48 @@ class Predictions:
         return self.sum_per_example(values) / self.positions_per_example().clamp(min=1)
 
 
-def cross_entropy(predictions: Predictions) -> Tensor:
-    """[P] negative log-likelihood of the truth, in nats."""
-    return -predictions.truth()
+def over_positions(function: Callable[..., Tensor], *sides: Predictions) -> Tensor:
+    """[P] ``function`` of predictions at the same positions, a chunk of positions at a time.
+
+    Chunks of lazy predictions are computed again in the backward pass instead of being kept. What fits one chunk, and
+    what is dense anyway, is computed at once.
+    """
+    positions, size = len(sides[0].targets), max(1, CHUNK // sides[0].classes)
+    if positions <= size or all(side.head is None for side in sides):
+        return function(*(side.dense() for side in sides))
+    parts = []
+    for start in range(0, positions, size):
+        chunk = [side.at(slice(start, start + size)) for side in sides]
+        parts.append(checkpoint(_on_dense, function, chunk, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(parts)
+
+
+def _on_dense(function: Callable[..., Tensor], sides: list[Predictions]) -> Tensor:
+    return function(*(side.dense() for side in sides))
+
+
+def _truth(predictions: Predictions) -> Tensor:
+    return predictions.log_probs.gather(1, predictions.targets.unsqueeze(1)).squeeze(1)
+
+
+def cross_entropy(predictions: Predictions, smoothing: float = 0.0) -> Tensor:
+    """[P] negative log-likelihood of the truth, in nats.
+
+    smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016); for training only.
+    """
+    if not smoothing:
+        return -predictions.truth()
+    return over_positions(
+        lambda part: -(1 - smoothing) * _truth(part) - smoothing * part.log_probs.mean(1), predictions
+    )
 
 
 def kl(first: Predictions, second: Predictions) -> Tensor:
     """[P] KL(first || second) = sum_v p (log p - log q), in nats. Classes that first never uses count 0, not NaN."""
+    return over_positions(_kl, first, second)
+
+
+def _kl(first: Predictions, second: Predictions) -> Tensor:
     p, q = _pair(first, second)
     weight = p.exp()
     return (weight * torch.where(weight > 0, p - q, 0.0)).sum(1)
@@ -71,14 +146,22 @@ def kl(first: Predictions, second: Predictions) -> Tensor:
 
 def jsd(first: Predictions, second: Predictions) -> Tensor:
     """[P] Jensen-Shannon divergence, 1/2 KL(p || m) + 1/2 KL(q || m) with m = (p + q) / 2; at most ln 2 nats."""
+    return over_positions(_jsd, first, second)
+
+
+def _jsd(first: Predictions, second: Predictions) -> Tensor:
     middle = _middle(first, second)
-    return 0.5 * kl(first, middle) + 0.5 * kl(second, middle)
+    return 0.5 * _kl(first, middle) + 0.5 * _kl(second, middle)
 
 
 def jsd_legacy(first: Predictions, second: Predictions) -> Tensor:
     """[P] what the released code calls JSD: 1/2 KL(m || p) + 1/2 KL(m || q). No Jensen-Shannon divergence: unbounded."""
+    return over_positions(_jsd_legacy, first, second)
+
+
+def _jsd_legacy(first: Predictions, second: Predictions) -> Tensor:
     middle = _middle(first, second)
-    return 0.5 * kl(middle, first) + 0.5 * kl(middle, second)
+    return 0.5 * _kl(middle, first) + 0.5 * _kl(middle, second)
 
 
 def divergence(order: str, teacher: Predictions, student: Predictions) -> Tensor:
@@ -97,11 +180,10 @@ def divergence(order: str, teacher: Predictions, student: Predictions) -> Tensor
 
 
 def _pair(first: Predictions, second: Predictions) -> tuple[Tensor, Tensor]:
-    if first.log_probs.shape != second.log_probs.shape:
-        raise ValueError(
-            f"the two models predict different shapes: {list(first.log_probs.shape)} and {list(second.log_probs.shape)}"
-        )
-    return first.log_probs, second.log_probs
+    p, q = first.log_probs, second.log_probs
+    if p.shape != q.shape:
+        raise ValueError(f"the two models predict different shapes: {list(p.shape)} and {list(q.shape)}")
+    return p, q
 
 
 def _middle(first: Predictions, second: Predictions) -> Predictions:
@@ -109,4 +191,4 @@ def _middle(first: Predictions, second: Predictions) -> Predictions:
     p, q = _pair(first, second)
     unused = (p == -torch.inf) & (q == -torch.inf)  # logaddexp has no gradient there, not even 0
     log_sum = torch.logaddexp(p.masked_fill(unused, 0.0), q.masked_fill(unused, 0.0))
-    return replace(first, log_probs=log_sum.masked_fill(unused, -torch.inf) - LN2)
+    return replace(first, states=log_sum.masked_fill(unused, -torch.inf) - LN2)

@@ -41,30 +41,33 @@ class Trained:
 class Study:
     """Data, splits, model family and store of one run; trains what is asked for.
 
-    task: class of the task. family: builds models and tokenizers (kga.models). original: a given model folder, instead
+    task: class of the task; task_options: its further arguments. family: builds models and tokenizers (kga.models). original: a given model folder, instead
     of training A_D. hardware: arguments of Lightning's Trainer.
     """
 
     def __init__(
         self, splits: Splits, task: type[TaskModule], family, head: dict, optim: Optim, store: Store, hardware: Mapping,
-        seed: int, original: str | None = None, loggers=(),
+        seed: int, original: str | None = None, loggers=(), task_options: Mapping | None = None,
     ) -> None:  # fmt: skip
         self.splits, self.task, self.family, self.optim = splits, task, family, optim
+        self.task_options = dict(task_options or {})
         self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
         self.given = Path(original).expanduser() if original else None
         self._original: Trained | None = None
         self.max_length = family.max_length
-        given = task.load(self.given) if self.given else None
+        given = task.load(self.given, **self.task_options) if self.given else None
         if given:
             given.require_fits(splits.tables["train"], f"original.path={self.given}")
-        self.head = task.head(given.labels, given.multi_label) if given else head
+        self.head = given.head() if given else head
         self.tokenizer = given.tokenizer if given else self._tokenizer()
         codec = self._around(given.model if given else family.model(task, self.tokenizer, head, seed))
+        _require_positions(codec)
         self.tables: dict[str, Dataset] = {
             name: encode(table, codec, store, splits.fingerprint(Split(name, np.arange(len(table)))))
             for name, table in splits.tables.items()
         }
         self._codec = codec
+        self.cut = {name: self._cut(name) for name in splits.sets if len(splits[name])}
 
     # Parts -----------------------------------------------------------------------------------------------------
 
@@ -76,8 +79,8 @@ class Study:
         train = self.splits["train"]
 
         def make(out: Path, work: Path) -> dict:
-            texts = lambda: (text for text in self.splits.strings(train, self.task.fields[0]))  # noqa: E731
-            self.family.tokenizer(texts).save_pretrained(out / "tokenizer")
+            columns = {field: self.splits.strings(train, field) for field in self.task.fields}
+            self.family.tokenizer(lambda: self.task.texts(columns)).save_pretrained(out / "tokenizer")
             return {}
 
         from transformers import AutoTokenizer
@@ -86,11 +89,15 @@ class Study:
         return AutoTokenizer.from_pretrained(found.path / "tokenizer")
 
     def _around(self, model, optim: Optim | None = None) -> TaskModule:
-        return self.task(model, self.tokenizer, self.max_length, optim or self.optim)
+        return self.task(model, self.tokenizer, self.max_length, optim or self.optim, **self.task_options)
+
+    def _cut(self, name: str) -> dict[str, int]:
+        """How many examples of a set were cut at the length limits, and of how many."""
+        return {"examples": int(self.examples(name).column("cut").sum()), "of": len(self.splits[name])}
 
     def load(self, trained: Trained, optim: Optim | None = None) -> TaskModule:
         """A task around a model of this study."""
-        return self.task.load(trained.folder, self.max_length, optim or self.optim)
+        return self.task.load(trained.folder, self.max_length, optim or self.optim, **self.task_options)
 
     def examples(self, name: str) -> Examples:
         """The encoded examples of a set."""
@@ -230,6 +237,16 @@ class Study:
                            "cache_bytes": sum(model.bytes() for model in method.frozen.values())}  # fmt: skip
 
         return self._keep("unlearned", recipe, make, "A*")
+
+
+def _require_positions(module: TaskModule) -> None:
+    """UserError if an example may be longer than the model has positions for."""
+    positions = getattr(module.model.config, "max_position_embeddings", None)
+    if positions and module.longest() > positions:
+        raise UserError(
+            f"model.max_length={module.max_length}: an example may take {module.longest()} positions, the model has "
+            f"{positions}: lower model.max_length or task.max_target_length"
+        )
 
 
 def _architecture(module: TaskModule) -> str:

@@ -103,7 +103,7 @@ def fit(
     """Trains ``module`` on ``updates``; goes on from the newest checkpoint in ``work`` if there is one.
 
     hardware: arguments of Lightning's Trainer (``trainer.*`` of the config), and ``checkpoint_minutes``.
-    validation: with ``optim.patience``, the best epoch by validation loss is kept. stop_epochs: end after that many
+    validation: with ``optim.patience``, the best epoch by ``optim.monitor`` is kept. stop_epochs: end after that many
     epochs of a longer schedule.
     Returns {"seconds", "epochs", "updates"}.
     """
@@ -120,6 +120,8 @@ def fit(
     best = _early_stopping(optim, work) if validation is not None else []
     ending = [_StopAfter(stop_epochs)] if stop_epochs else []
     pl.seed_everything(seed, verbose=False)
+    # With deterministic algorithms torch would fill all new memory, a tenth of the time; nothing here reads it unwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     trainer = pl.Trainer(
         max_epochs=optim.epochs,
         max_steps=optim.updates or -1,
@@ -159,8 +161,10 @@ class _StopAfter(pl.Callback):
 def _early_stopping(optim: Optim, work: Path) -> list[pl.Callback]:
     if not optim.patience:
         return []
-    best = ModelCheckpoint(work / "best", "best", monitor="validation/loss", enable_version_counter=False)
-    return [EarlyStopping("validation/loss", patience=optim.patience), best]
+    watched = f"validation/{optim.monitor}"
+    mode = "min" if optim.monitor in ("loss", "perplexity") else "max"
+    best = ModelCheckpoint(work / "best", "best", monitor=watched, mode=mode, enable_version_counter=False)
+    return [EarlyStopping(watched, patience=optim.patience, mode=mode), best]
 
 
 def _newest(folder: Path) -> Path | None:

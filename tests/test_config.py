@@ -12,13 +12,23 @@ from kga.config import check, per_task, register, require_writable, resolved, ru
 from kga.errors import UserError
 from kga.paths import config_dir
 
-OPTIM = OmegaConf.to_container(OmegaConf.load(config_dir() / "optim" / "default.yaml")) | {"epochs": 1, "lr": 1e-3}
+# As composed for classification: what interpolations of the file stand for, as plain values.
+OPTIM = OmegaConf.to_container(OmegaConf.load(config_dir() / "optim" / "default.yaml")) | {
+    "epochs": 1, "lr": 1e-3, "betas": [0.9, 0.999], "schedule": "linear", "label_smoothing": 0.0,
+}  # fmt: skip
 
 
 def config() -> dict:
     """The default config, with the smallest groups that ``check`` looks into."""
     tree = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"))
-    groups = {"forget": {"size": 10}, "optim": OPTIM, "method": {"optim": OPTIM, "helpers": {"optim": {"epochs": 5}}}}
+    task = {"name": "response", "max_target_length": None, "history_length": None}
+    groups = {
+        "task": task,
+        "model": {"max_length": 24},
+        "forget": {"size": 10},
+        "optim": OPTIM,
+        "method": {"optim": OPTIM, "helpers": {"optim": {"epochs": 5}}},
+    }
     return {name: value for name, value in tree.items() if name not in ("defaults", "hydra")} | copy.deepcopy(groups)
 
 
@@ -43,6 +53,21 @@ def with_value(key: str, value: object) -> dict:
         ("evaluation.noise_floor", 2),
         ("optim.lr", 1),
         ("method.helpers.optim.schedule", "cosine"),
+        ("evaluation.generate.limit", 0),
+        ("evaluation.generate.limit", 3),
+        ("evaluation.generate.limit", None),
+        ("evaluation.generate.beams", 1),
+        ("evaluation.retain_limit", None),
+        ("task.max_target_length", None),
+        ("task.max_target_length", 1),
+        ("task.history_length", None),
+        ("task.history_length", 64),
+        ("optim.batch_tokens", 4096),
+        ("optim.batch_tokens", None),
+        ("optim.label_smoothing", 0),
+        ("optim.label_smoothing", 0.3),
+        ("method.helpers.optim.batch_tokens", 4096),
+        ("method.optim.batch_tokens", None),
     ],
 )
 def test_accepted(key, value):
@@ -91,6 +116,28 @@ def test_sizes_that_are_none(key, value):
         ("method.helpers.optim.lr", 0),
         ("evaluation.noise_floor", -1),
         ("evaluation.noise_floor", 0.5),
+        ("evaluation.generate.limit", -1),
+        ("evaluation.generate.limit", 2.5),
+        ("evaluation.generate.limit", True),
+        ("evaluation.generate.limit", "all"),
+        ("evaluation.generate.beams", 0),
+        ("evaluation.generate.beams", None),
+        ("evaluation.generate.beams", 1.0),
+        ("evaluation.generate.batch_size", 0),
+        ("evaluation.generate.batch_size", None),
+        ("task.max_target_length", 0),
+        ("task.max_target_length", -1),
+        ("task.max_target_length", 6.5),
+        ("task.max_target_length", True),
+        ("task.history_length", 0),
+        ("task.history_length", "long"),
+        ("optim.batch_tokens", 0),
+        ("optim.batch_tokens", 1.5),
+        ("optim.label_smoothing", 1),
+        ("optim.label_smoothing", -0.1),
+        ("optim.label_smoothing", True),
+        ("optim.label_smoothing", None),
+        ("optim.label_smoothing", float("nan")),
     ],
 )
 def test_refused_with_key_and_value(key, value):
@@ -105,17 +152,22 @@ def test_an_unknown_name_comes_with_the_nearest():
         check(with_value("reference", "retrian"))
 
 
-@pytest.mark.parametrize("key", ["evaluation.batchsize", "method.helpers.optim.epoch", "optim.learning_rate", "extra"])
+@pytest.mark.parametrize(
+    "key",
+    ["evaluation.batchsize", "method.helpers.optim.epoch", "optim.learning_rate", "extra", "evaluation.generate.beam"],
+)
 def test_keys_that_nothing_reads_are_refused(key):
     with pytest.raises(UserError, match=f"the config has no key {re.escape(key)}: "):
         check(with_value(key, 1))
 
 
-@pytest.mark.parametrize("key", ["reference", "new.size"])
+@pytest.mark.parametrize("key", ["reference", "new.size", "evaluation.generate", "evaluation.generate.limit"])
 def test_keys_that_were_deleted_are_refused(key):
-    part, _, name = key.rpartition(".")
-    changed = config()
-    del (changed[part] if part else changed)[name]
+    *parts, name = key.split(".")
+    changed = part = config()
+    for step in parts:
+        part = part[step]
+    del part[name]
     with pytest.raises(UserError, match=f"the key {re.escape(key)} was deleted"):
         check(changed)
 
@@ -123,6 +175,19 @@ def test_keys_that_were_deleted_are_refused(key):
 def test_a_noise_floor_needs_the_retrained_model():
     with pytest.raises(UserError, match="reference=none"):
         check(with_value("evaluation.noise_floor", 1) | {"reference": "none"})
+
+
+def test_an_unlearning_update_is_not_counted_in_tokens():
+    """Its steps draw from several sets, example beside example."""
+    with pytest.raises(UserError, match=r"method\.optim\.batch_tokens") as caught:
+        check(with_value("method.optim.batch_tokens", 4096))
+    assert "method.optim.batch_size" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 5, "greedy"])
+def test_generation_must_stay_a_section(value):
+    with pytest.raises(UserError, match=r"evaluation\.generate=.*evaluation\.generate\.beams"):
+        check(with_value("evaluation.generate", value))
 
 
 DEFAULTS = {"task": {"name": "translation"}, "optim": {"lr": "${per_task:{classification: 2e-5, translation: 5e-4}}"}}

@@ -77,7 +77,8 @@ def test_every_choice_composes_and_fits_its_target(group, name):
         if "_target_" in node:
             keys = node.keys() - {"_target_"} - ({"name"} if group == "task" else set())
             if group == "task":
-                assert issubclass(get_class(node["_target_"]), TaskModule) and not keys
+                assert issubclass(get_class(node["_target_"]), TaskModule)
+                assert keys <= parameters(node["_target_"]).keys()
             else:
                 require_fit(node["_target_"], keys, where)
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import sequences, tiny
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import accuracy_score, f1_score
 
+import kga.predictions
 from kga.evaluation import Ordered, evaluate
 
 HARDWARE = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "checkpoint_minutes": 30, "profiler": None}
@@ -154,3 +155,52 @@ def test_batches_for_evaluation_are_counted():
     ordered = Ordered(tiny.examples(21), 8)
     assert len(ordered) == 3 == len(list(ordered))
     assert sorted(row for batch in ordered for row in batch["index"].tolist()) == list(range(21))
+
+
+# Models that write ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["marian", "gpt2"])
+def writers(request):
+    """Three models, a set of texts of different lengths, and every model's predictions for it as one dense batch."""
+    make = sequences.translator if request.param == "marian" else sequences.responder
+    names = ("original", "retrain", "unlearned")
+    tasks = {name: make(request.param, seed=seed) for seed, name in enumerate(names)}
+    given = sequences.examples(tasks["original"], 13)
+    return tasks, given, {name: all_predictions(task, given).dense().detach() for name, task in tasks.items()}
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_generation_is_evaluated_by_token(writers, chunk, monkeypatch):
+    """Perplexity and accuracy of all tokens of the corpus, however batches and parts of batches are cut."""
+    if chunk:
+        monkeypatch.setattr(kga.predictions, "CHUNK", chunk)
+    tasks, given, dense = writers
+    utility, forgetting, _ = evaluate(tasks, {"test": given}, HARDWARE, batch_size=4)
+    for name, side in dense.items():
+        loss = torch.nn.functional.nll_loss(side.log_probs.double(), side.targets).item()
+        accuracy = accuracy_score(side.targets, side.log_probs.argmax(1))
+        expected = {"loss": loss, "perplexity": np.exp(loss), "token_accuracy": accuracy}
+        assert utility[name]["test"] == pytest.approx(expected, rel=1e-4)
+    first, second = (dense[name].log_probs.double().exp().numpy() for name in ("unlearned", "retrain"))
+    distance = jensenshannon(first, second, axis=1) ** 2
+    assert forgetting["unlearned"]["test"]["jsd"] == pytest.approx(distance.mean(), rel=1e-3)
+    agreement = (first.argmax(1) == second.argmax(1)).mean()
+    assert forgetting["unlearned"]["test"]["agreement"] == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_values_per_example_are_over_its_own_tokens(writers, chunk, monkeypatch):
+    if chunk:
+        monkeypatch.setattr(kga.predictions, "CHUNK", chunk)
+    tasks, given, dense = writers
+    _, _, frame = evaluate(tasks, {"test": given}, HARDWARE, batch_size=4)
+    for name, side in dense.items():
+        rows = frame[frame.model == name].set_index("row").sort_index()
+        assert rows.index.tolist() == given.rows.tolist()
+        for number in range(13):
+            truth = side.truth()[side.example == number]
+            assert rows.log_prob[number] == pytest.approx(float(truth.sum()), rel=1e-4)
+            assert rows.loss[number] == pytest.approx(-float(truth.mean()), rel=1e-4)
+            hits = (side.log_probs.argmax(1) == side.targets)[side.example == number]
+            assert rows.correct[number] == pytest.approx(float(hits.float().mean()))

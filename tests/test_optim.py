@@ -28,6 +28,22 @@ def test_inverse_sqrt():
     assert factors(8, warmup=4, schedule="inverse_sqrt") == pytest.approx(expected)
 
 
+def test_inverse_sqrt_goes_on_for_good_and_is_the_same_however_long_training_is():
+    """As released: the warm-up counts updates, and the total has no say, unlike in linear and cosine schedules."""
+    options = {"warmup": 10, "schedule": "inverse_sqrt"}
+    short, long = factors(20, **options), factors(4000, **options)
+    assert short == long[:20]
+    for update in (1, 7, 10, 11, 40, 1000, 4000):
+        assert long[update - 1] == pytest.approx(update / 10 if update < 10 else math.sqrt(10 / update))
+    assert factor(5999, Optim(**options), 4000) == pytest.approx(math.sqrt(10 / 6000))
+
+
+def test_inverse_sqrt_has_no_jump_after_a_warmup_that_is_a_share():
+    rates = factors(40, warmup=0.2, schedule="inverse_sqrt")
+    assert rates[7] == 1 and rates[6] == 7 / 8 and rates[8] == pytest.approx(math.sqrt(8 / 9))
+    assert factors(5, warmup=0, schedule="inverse_sqrt") == pytest.approx([1 / math.sqrt(u) for u in range(1, 6)])
+
+
 def test_constant():
     assert factors(4, warmup=2, schedule="constant") == [0.5, 1, 1, 1]
 

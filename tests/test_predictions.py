@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
-from kga.predictions import LN2, Predictions, cross_entropy, divergence, jsd, jsd_legacy, kl
+import kga.predictions
+from kga.predictions import LN2, Predictions, cross_entropy, divergence, jsd, jsd_legacy, kl, over_positions
 
 LOGITS = arrays(np.float32, (2, 3, 4), elements=st.floats(-30, 30, width=32))
 
@@ -175,3 +176,167 @@ def test_shapes_that_do_not_fit_are_refused():
         Predictions(torch.zeros(2, 2), torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="different shapes"):
         kl(of([[0.5, 0.5]]), of([[0.2, 0.3, 0.5]]))
+
+
+# Lazy predictions -------------------------------------------------------------------------------------------------
+
+
+class Head:
+    """Hidden states [P, H] to logits [P, C], a step at a time recorded."""
+
+    def __init__(self, hidden: int, classes: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(hidden, classes, generator=generator, dtype=torch.float64).float().requires_grad_()
+        self.classes, self.seen = classes, []
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(hidden))
+        return hidden @ self.weight
+
+
+POSITIONS = [2, 2, 0, 5, 1]  # of each example, one of which has none
+TOTAL, CLASSES = sum(POSITIONS), 7
+
+
+def lazy(seed: int) -> Predictions:
+    """Predictions of five examples through an output layer; states and layer take gradients."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    states = (3 * torch.randn(TOTAL, 4, generator=generator)).requires_grad_()
+    example = torch.repeat_interleave(torch.arange(len(POSITIONS)), torch.tensor(POSITIONS))
+    targets = torch.randint(CLASSES, (TOTAL,), generator=generator)
+    return Predictions(states, targets, example, len(POSITIONS), Head(4, CLASSES, seed))
+
+
+QUANTITIES = {
+    "log_probs": lambda one, other: one.log_probs[:, 2],
+    "truth": lambda one, other: one.truth(),
+    "loss": lambda one, other: cross_entropy(one),
+    "smoothed loss": lambda one, other: cross_entropy(one, 0.2),
+    "kl": kl,
+    "jsd": jsd,
+    "jsd_legacy": jsd_legacy,
+    "half dense": lambda one, other: kl(one.dense().detach(), other),
+    "dense student": lambda one, other: kl(one, other.dense()),
+}
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("chunk", [1, CLASSES, 3 * CLASSES + 2, TOTAL * CLASSES - 1, 2**24])
+def test_lazy_is_dense_in_values_and_gradients(quantity, chunk, monkeypatch):
+    """Chunks of one position, of several with a rest, and one that holds them all."""
+    one, other = lazy(0), lazy(1)
+    leaves = [one.states, one.head.weight, other.states, other.head.weight]
+    weights = torch.arange(1.0, TOTAL + 1)  # so that positions put in another order would show
+    expected = QUANTITIES[quantity](one.dense(), other.dense())
+    wanted = torch.autograd.grad((weights * expected).sum(), leaves, allow_unused=True)
+    monkeypatch.setattr(kga.predictions, "CHUNK", chunk)
+    found = QUANTITIES[quantity](one, other)
+    given_gradients = torch.autograd.grad((weights * found).sum(), leaves, allow_unused=True)
+    torch.testing.assert_close(found, expected)
+    for gradient, reference in zip(given_gradients, wanted, strict=True):
+        if reference is None:
+            assert gradient is None
+        else:
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * CLASSES, 2**24])
+def test_lazy_choices_are_dense_ones(chunk, monkeypatch):
+    monkeypatch.setattr(kga.predictions, "CHUNK", chunk)
+    side = lazy(0)
+    table = (side.states.detach().double() @ side.head.weight.detach().double()).log_softmax(1)
+    torch.testing.assert_close(side.log_probs.double(), table, rtol=1e-4, atol=1e-4)
+    assert torch.equal(side.top(), table.argmax(1))
+    assert torch.equal(side.correct(), (table.argmax(1) == side.targets).float())
+    assert side.classes == side.dense().classes == CLASSES
+    assert not side.detach().truth().isnan().any() and side.dense().head is None
+
+
+def test_the_whole_table_never_lives_at_once(monkeypatch):
+    """No call of the output layer is larger than a chunk, in the forward pass and when it is made again."""
+    monkeypatch.setattr(kga.predictions, "CHUNK", 3 * CLASSES)
+    one, other = lazy(0), lazy(1)
+    value = kl(one, other).sum()
+    assert one.head.seen == other.head.seen == [3, 3, 3, 1]
+    value.backward()
+    assert len(one.head.seen) == 8 and max(one.head.seen + other.head.seen) == 3
+
+
+def test_a_chunk_holds_at_least_one_position(monkeypatch):
+    monkeypatch.setattr(kga.predictions, "CHUNK", CLASSES - 1)
+    side = lazy(0)
+    side.truth()
+    assert side.head.seen == [1] * TOTAL
+
+
+def test_no_positions_at_all(monkeypatch):
+    monkeypatch.setattr(kga.predictions, "CHUNK", 1)
+    side, other = (lazy(seed).at(slice(0, 0)) for seed in (0, 1))
+    assert [len(value) for value in (side.truth(), side.top(), kl(side, other), cross_entropy(side, 0.1))] == [0] * 4
+
+
+def test_functions_of_positions_are_put_in_order(monkeypatch):
+    monkeypatch.setattr(kga.predictions, "CHUNK", 2 * CLASSES)
+    side = lazy(0)
+    assert torch.equal(over_positions(lambda part: part.targets, side), side.targets)
+    assert torch.equal(over_positions(lambda part: part.example, side), side.example)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),  # whoever is longer stands alone
+        (4, [(0, 3), (3, 4), (4, 5)]),  # the third, without positions, costs nothing
+        (6, [(0, 3), (3, 5)]),
+        (9, [(0, 4), (4, 5)]),
+        (10, [(0, 5)]),
+        (1000, [(0, 5)]),
+    ],
+)
+def test_parts_are_whole_examples_within_the_limit(limit, expected, monkeypatch):
+    monkeypatch.setattr(kga.predictions, "CHUNK", limit * CLASSES)
+    side = lazy(0)
+    parts = list(side.parts())
+    assert [(cut.start, cut.stop) for cut, _ in parts] == expected
+    for cut, part in parts:
+        assert part.size == cut.stop - cut.start
+        assert part.positions_per_example().tolist() == POSITIONS[cut]
+        assert len(part.targets) <= limit or part.size == 1
+    assert torch.equal(torch.cat([part.targets for _, part in parts]), side.targets)
+    assert torch.equal(torch.cat([part.states for _, part in parts]), side.states)
+    sums = torch.cat([part.sum_per_example(part.truth()) for _, part in parts])
+    torch.testing.assert_close(sums, side.sum_per_example(side.truth()))
+
+
+def test_parts_of_dense_predictions_are_the_same(monkeypatch):
+    monkeypatch.setattr(kga.predictions, "CHUNK", 4 * CLASSES)
+    side = lazy(0)
+    for (cut, part), (expected, other) in zip(side.dense().parts(), side.parts(), strict=True):
+        assert cut == expected and part.size == other.size
+        assert torch.equal(part.example, other.example)
+        torch.testing.assert_close(part.log_probs, other.log_probs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.integers(1, 12))
+def test_parts_cover_every_example_once(counts, limit):
+    example = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    states = torch.arange(len(example), dtype=torch.float32)[:, None].expand(-1, 2)
+    side = Predictions(states, torch.zeros(len(example), dtype=torch.int64), example, len(counts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kga.predictions, "CHUNK", 2 * limit)
+        parts = list(side.parts())
+    assert [number for cut, _ in parts for number in range(cut.start, cut.stop)] == list(range(len(counts)))
+    assert torch.equal(torch.cat([part.states for _, part in parts]), states)
+    assert [count for _, part in parts for count in part.positions_per_example().tolist()] == counts
+    assert all(len(part.targets) <= limit or part.size - part.positions_per_example().eq(0).sum() == 1
+               for _, part in parts)  # fmt: skip
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_torchs(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = 4 * torch.randn(9, 6, generator=generator), torch.arange(9) % 6
+    expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+    side = predictions(logits.log_softmax(1), targets=targets.tolist())
+    torch.testing.assert_close(cross_entropy(side, smoothing), expected)

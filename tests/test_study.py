@@ -20,7 +20,7 @@ from kga.methods.retrain import Retrain
 from kga.optim import Optim
 from kga.store import Store
 from kga.study import Study
-from kga.tasks.classification import Classification
+from kga.tasks.classification import Classification, labels_head
 
 OPTIM = Optim(epochs=1, batch_size=16, lr=1e-3)
 
@@ -37,7 +37,7 @@ def corpus():
 
 def study(corpus, root, *, seed=0, size=10, optim=OPTIM, request=None, **options) -> Study:
     splits = make_splits(corpus, request or Random(size), seed=seed, **options.pop("splits", {}))
-    head = Classification.head(tiny.LABELS, False)
+    head = labels_head(tiny.LABELS, False)
     return Study(splits, Classification, tiny.family(), head, optim, Store(root), HARDWARE, seed, **options)
 
 

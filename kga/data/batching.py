@@ -29,6 +29,20 @@ def bucketed(lengths: np.ndarray, order: np.ndarray, batch_size: int, bucket: in
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
+def token_batches(lengths: np.ndarray, order: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Cuts ``order`` into batches of similar length with examples x longest <= ``tokens`` (an example may be longer).
+
+    All examples are sorted, ties as they came, so that every pass has the same number of batches.
+    """
+    ordered = order[np.argsort(-lengths[order], kind="stable")]
+    batches, start = [], 0
+    while start < len(ordered):
+        size = max(1, tokens // max(1, int(lengths[ordered[start]])))
+        batches.append(ordered[start : start + size])
+        start += size
+    return batches
+
+
 def in_order(examples: Examples, batch_size: int) -> Iterator[np.ndarray]:
     """Positions of all examples in batches of similar length, without randomness: for evaluation and caches."""
     order = np.argsort(-examples.lengths(), kind="stable")
@@ -54,6 +68,7 @@ class Stream:
     """Endless shuffled batches of one set; a pass is one seeded reshuffle of all its examples.
 
     share: draw from this share of the set only (1: all of it); redraw: choose that share anew for every pass.
+    batch_tokens: batches by tokens instead of examples, see ``token_batches``.
     """
 
     name: str
@@ -63,17 +78,24 @@ class Stream:
     seed: int
     share: float = 1.0
     redraw: bool = False
+    batch_tokens: int | None = None
     passes: int = 0
     offset: int = 0
     _batches: list[np.ndarray] = field(default_factory=list, repr=False)
     _drawn: int = -1
+    _count: int | None = None
 
     def size(self) -> int:
         """Examples of one pass."""
         return max(1, round(self.share * len(self.examples)))
 
     def batches_per_pass(self) -> int:
-        return -(-self.size() // self.batch_size)
+        if self.batch_tokens is None:
+            return -(-self.size() // self.batch_size)
+        if self._count is None:
+            lengths = self.examples.lengths()
+            self._count = len(token_batches(lengths, np.arange(len(lengths)), self.batch_tokens))
+        return self._count
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), number])
@@ -84,7 +106,12 @@ class Stream:
             chooser = self._rng(self.passes + 1_000_003 if self.redraw else 1_000_003)
             order = np.sort(chooser.choice(len(order), self.size(), replace=False))
         rng = self._rng(self.passes)
-        self._batches = bucketed(self.examples.lengths(), rng.permutation(order), self.batch_size, self.bucket, rng)
+        order, lengths = rng.permutation(order), self.examples.lengths()
+        if self.batch_tokens is None:
+            self._batches = bucketed(lengths, order, self.batch_size, self.bucket, rng)
+        else:
+            batches = token_batches(lengths, order, self.batch_tokens)
+            self._batches = [batches[index] for index in rng.permutation(len(batches))]
         self._drawn = self.passes
 
     def next(self) -> np.ndarray:
@@ -105,6 +132,7 @@ class Updates:
     anchor: an epoch is one pass over this set (None: the first set drawn); the others go on where they were.
     micro_batch_size: steps are cut into several of at most this many examples per set.
     aligned: the sets of a step give as many examples as its first, so that example meets example.
+    batch_tokens: batches by tokens instead of ``batch_size``, see ``token_batches``.
     partners: {(first, second): [len(first)] positions} pairs the second set's batch with the first's.
     """
 
@@ -121,11 +149,12 @@ class Updates:
         partners: Mapping[tuple[str, str], np.ndarray] | None = None,
         anchor: str | None = None,
         aligned: bool = False,
+        batch_tokens: int | None = None,
     ) -> None:
         self.sets, self.draws, self.micro_batch_size = dict(sets), draws, micro_batch_size
         self.partners, self.anchor, self.aligned = dict(partners or {}), anchor, aligned
         self.streams = {
-            name: Stream(name, examples, batch_size, bucket, seed, (share or {}).get(name, 1.0), redraw)
+            name: Stream(name, examples, batch_size, bucket, seed, (share or {}).get(name, 1.0), redraw, batch_tokens)
             for name, examples in self.sets.items()
         }
         self.epoch, self.done = 0, 0
@@ -183,4 +212,4 @@ def train_only(epoch: int) -> Draws:
 def supervised(examples: Examples, optim: Optim, seed: int) -> Updates:
     """The updates of plain supervised training on a set."""
     sizes = (optim.batch_size, seed, optim.micro_batch_size, optim.bucket)
-    return Updates({"train": examples}, train_only, *sizes)
+    return Updates({"train": examples}, train_only, *sizes, batch_tokens=optim.batch_tokens)

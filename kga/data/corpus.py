@@ -110,6 +110,12 @@ def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     return values if rows is None else values.take(rows.column(0))
 
 
+def input_text(fields: dict[str, object]) -> str:
+    """The input of an example as a person reads it: lists (persona, history) a line for each item."""
+    lines = [value if isinstance(value, list) else [value] for value in fields.values()]
+    return "\n".join(text for part in lines for text in part)
+
+
 def content_hash(fields: dict[str, object]) -> str:
     """32 hex digits of BLAKE2b over the fields as canonical JSON (sorted keys, no white space, UTF-8)."""
     canonical = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

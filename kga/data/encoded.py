@@ -16,7 +16,8 @@ from kga.store import Store
 class Examples:
     """Some rows of an encoded table, in a fixed order, and how a task makes batches of them.
 
-    table: columns of the task's ``encoded_columns`` and ``length``, one row per example of the source.
+    table: columns of the task's ``encoded_columns``, ``length`` (tokens) and ``cut`` (whether a limit cut it), one row per
+    example of the source.
     rows: [N] row numbers. Batches carry them as "index", so that cached quantities find their example.
     """
 
@@ -52,7 +53,7 @@ def encode(dataset: Dataset, task, store: Store, fingerprint: str) -> Dataset:
 
     fingerprint: digest of the split's ids and contents.
     """
-    recipe = {"version": 1, "examples": fingerprint, "encoding": task.encoding()}
+    recipe = {"version": 2, "examples": fingerprint, "encoding": task.encoding()}
 
     def make(out: Path, work: Path) -> dict:
         wanted = [name for name in task.fields if name in dataset.column_names]

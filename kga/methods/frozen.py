@@ -49,7 +49,14 @@ class Frozen:
 
     @torch.no_grad()
     def cache(self, of: str, examples: Examples, view: str, batch_size: int = 256) -> None:
-        """Computes the predictions on the set named ``of`` once, in batches of similar length."""
+        """Computes the predictions on the set named ``of`` once, in batches of similar length.
+
+        Lazy predictions are kept as hidden states, with the output layer that turns them into distributions.
+        """
+        if not self.module.cacheable(view):
+            raise UserError(
+                "method.cache=exact can't hold padded positions, which differ from batch to batch: set method.cache=none"
+            )
         device = next(self.module.parameters()).device
         self.module.eval()
         parts, index = [], []
@@ -58,8 +65,8 @@ class Frozen:
             parts.append(self.module.predict(batch, view))
             index.append(batch["index"])
         counts = torch.cat([part.positions_per_example() for part in parts])
-        log_probs, targets = torch.cat([part.log_probs for part in parts]), torch.cat([part.targets for part in parts])
-        self._cached[of, view] = _Table(torch.cat(index), counts, log_probs, targets)
+        states, targets = torch.cat([part.states for part in parts]), torch.cat([part.targets for part in parts])
+        self._cached[of, view] = _Table(torch.cat(index), counts, states, targets, parts[0].head)
 
     def drop_model(self) -> None:
         """Lets the model leave memory; only cached examples can be predicted from now on."""
@@ -67,7 +74,7 @@ class Frozen:
 
     def bytes(self) -> int:
         """Memory of the cached predictions."""
-        return sum(table.log_probs.nbytes + table.targets.nbytes for table in self._cached.values())
+        return sum(table.states.nbytes + table.targets.nbytes for table in self._cached.values())
 
 
 def _storages(module: torch.nn.Module) -> set[int]:
@@ -78,8 +85,8 @@ def _storages(module: torch.nn.Module) -> set[int]:
 class _Table:
     """Predictions of all examples of a set, found by the numbers that a batch carries as "index"."""
 
-    def __init__(self, index: Tensor, counts: Tensor, log_probs: Tensor, targets: Tensor) -> None:
-        self.log_probs, self.targets = log_probs, targets
+    def __init__(self, index: Tensor, counts: Tensor, states: Tensor, targets: Tensor, head) -> None:
+        self.states, self.targets, self.head = states, targets, head
         self._index, order = index.sort()
         self._count = counts[order]
         self._start = (counts.cumsum(0) - counts)[order]
@@ -92,4 +99,4 @@ class _Table:
         example = torch.arange(len(slots), device=slots.device).repeat_interleave(counts)
         before = (counts.cumsum(0) - counts)[example]
         positions = self._start[slots][example] + torch.arange(len(example), device=slots.device) - before
-        return Predictions(self.log_probs[positions], self.targets[positions], example, len(slots))
+        return Predictions(self.states[positions], self.targets[positions], example, len(slots), self.head)

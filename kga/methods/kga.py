@@ -262,7 +262,7 @@ class KGA(Method):
         if self.reduction == "seq_mean":
             return predictions.mean_per_example(values).sum()
         if self.reduction == "legacy_mean":
-            return values.sum() / predictions.log_probs.shape[1]
+            return values.sum() / predictions.classes
         return values.sum()
 
     def _per_example(self, values: Tensor, predictions: Predictions) -> Tensor:

@@ -22,7 +22,7 @@ class Divergence(Metric):
     def update(self, model: Predictions, reference: Predictions) -> None:
         self.jsd += jsd(model, reference).double().sum()
         self.jsd_legacy += jsd_legacy(model, reference).double().sum()
-        self.agreement += (model.log_probs.argmax(1) == reference.log_probs.argmax(1)).double().sum()
+        self.agreement += (model.top() == reference.top()).double().sum()
         self.positions += len(model.targets)
 
     def compute(self) -> dict[str, Tensor]:

@@ -26,6 +26,27 @@ class Loss(Metric):
         return {"loss": self.total / self.positions}
 
 
+class Tokens(Metric):
+    """Token accuracy (share of target tokens that are the most probable one, given the true ones before) and corpus
+    perplexity: exp of total loss over total tokens."""
+
+    higher_is_better = True
+    names = ("token_accuracy", "perplexity")
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("correct", "loss", "tokens"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Predictions) -> None:
+        self.correct += predictions.correct().double().sum()
+        self.loss += cross_entropy(predictions).double().sum()
+        self.tokens += len(predictions.targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"token_accuracy": self.correct / self.tokens, "perplexity": (self.loss / self.tokens).exp()}
+
+
 class SingleLabel(Metric):
     """Accuracy, micro-F1 (the same for single labels) and macro-F1: the mean F1 of the classes that occur in the truth
     or the predictions (torchmetrics leaves the others out)."""
@@ -39,7 +60,7 @@ class SingleLabel(Metric):
         self.add_state("targets", [], dist_reduce_fx="cat")
 
     def update(self, predictions: Predictions) -> None:
-        self.predicted.append(predictions.log_probs.argmax(1))
+        self.predicted.append(predictions.top())
         self.targets.append(predictions.targets)
 
     def compute(self) -> dict[str, Tensor]:

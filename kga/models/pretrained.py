@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kga.errors import UserError
-from kga.models.scratch import seeded
+from kga.models.scratch import auto_class, seeded
+
+# What transformers and the tokenizers raise for folders that lack files or hold broken ones.
+UNLOADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
 class Pretrained:
@@ -33,7 +36,9 @@ class Pretrained:
         """None: the tokenizer comes with the model and is not trained."""
 
     def tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
-        return self._loaded(AutoTokenizer.from_pretrained)
+        tokenizer = self._loaded(AutoTokenizer.from_pretrained)
+        require_vocabulary(tokenizer, self._loaded(AutoConfig.from_pretrained), f"model.name={self.name}")
+        return tokenizer
 
     def model(
         self, task: type, tokenizer: PreTrainedTokenizerBase, head: dict, seed: int, scratch: bool = False
@@ -46,15 +51,24 @@ class Pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # A saved classifier of other labels keeps its backbone and gets a new head.
-            return self._loaded(
-                task.auto_model.from_pretrained, ignore_mismatched_sizes=True, dtype=torch.float32, **head
-            )
+            kind = auto_class(task, self._loaded(AutoConfig.from_pretrained))
+            return self._loaded(kind.from_pretrained, ignore_mismatched_sizes=True, dtype=torch.float32, **head)
 
     def _loaded(self, load: Callable, **entries):
         try:
             return load(self._source, revision=self.revision, **entries)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except UNLOADABLE as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"model.name={self.name} can't be loaded ({reason}): check the name, or give a folder with a saved model"
             ) from error
+
+
+def require_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, where: str) -> None:
+    """UserError for a tokenizer of special tokens alone, as transformers makes of a folder without a tokenizer."""
+    known = getattr(config, "vocab_size", None) or 0
+    if len(tokenizer) < known / 2:
+        raise UserError(
+            f"{where} has no tokenizer for its model: {len(tokenizer)} tokens were found, the model knows {known}; save "
+            "the tokenizer into the same folder"
+        )

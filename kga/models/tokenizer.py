@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
@@ -17,6 +17,36 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+
+
+WRITING = {
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "<sep>",
+}
+
+
+def train_byte_subwords(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A subword tokenizer for models that write: no character is unknown, and tokens turn back into the same text.
+
+    Byte-pair merges over UTF-8 bytes (Radford et al. 2019); a text is framed as ``text </s>``. ``<sep>`` stands between
+    the parts of an input.
+    """
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(WRITING.values()),
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    closing = (WRITING["eos_token"], tokenizer.token_to_id(WRITING["eos_token"]))
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[closing])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **WRITING)
 
 
 def train_subwords(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerFast:

@@ -1,7 +1,8 @@
 """What every task shares: the objective's slot, the optimiser, the update, saving."""
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -9,12 +10,17 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torchmetrics import Metric
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from kga.data.corpus import Corpus
 from kga.errors import UserError
+from kga.hashing import folder_digest
+from kga.metrics.utility import Loss
+from kga.models.pretrained import UNLOADABLE, require_vocabulary
+from kga.models.scratch import auto_class
 from kga.objective import Batch, Objective, Supervised, Update, backpropagate
 from kga.optim import Optim, optimizer_and_schedule
-from kga.predictions import Predictions, cross_entropy
+from kga.predictions import Predictions
 
 
 class TaskModule(pl.LightningModule):
@@ -24,9 +30,15 @@ class TaskModule(pl.LightningModule):
     computed from. The slot ``objective`` holds the supervised loss unless a method fills it; it acts in training only.
 
     A task defines ``predict``, ``count``, ``encode`` and ``collate``.
+
+    name: as in ``task=...``. fields: columns of its data, the last one the truth. score_metric: the utility that tug of
+    war compares.
     """
 
+    name: str
+    fields: tuple[str, ...]
     encoded_columns: tuple[str, ...] = ("input_ids",)
+    score_metric: str
 
     def __init__(
         self,
@@ -37,6 +49,11 @@ class TaskModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        if not torch.cuda.is_available() and getattr(model.config, "_attn_implementation", None) == "sdpa":
+            model.set_attn_implementation("eager")  # the same numbers; on a processor a third faster to train in bf16
+        if tokenizer.pad_token is None:  # GPT-2 and its kin; padding is masked by length, so any token will do
+            tokenizer.pad_token = tokenizer.eos_token
+            model.config.pad_token_id = tokenizer.pad_token_id
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -59,7 +76,7 @@ class TaskModule(pl.LightningModule):
         raise NotImplementedError
 
     def encode(self, examples: Mapping[str, list]) -> dict[str, list]:
-        """Columns of texts to columns of numbers (``encoded_columns`` and ``length``), for ``datasets.Dataset.map``."""
+        """Columns of texts to columns of numbers (``encoded_columns``, ``length`` and ``cut``), for ``datasets.Dataset.map``."""
         raise NotImplementedError
 
     def collate(self, rows: Mapping[str, Sequence]) -> Batch:
@@ -72,11 +89,52 @@ class TaskModule(pl.LightningModule):
 
     def tokenizer_content(self) -> dict:
         """Vocabulary and rules of the tokenizer, without the truncation and padding that its last call left in it."""
-        return json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            return json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+        with tempfile.TemporaryDirectory() as folder:  # sentencepiece: known by its files
+            self.tokenizer.save_pretrained(folder)
+            return {"files": folder_digest(Path(folder))}
 
     def utility_metrics(self) -> list[Metric]:
         """Fresh metrics of this task, besides the loss; each ``compute`` gives a dictionary."""
         raise NotImplementedError
+
+    def text_metrics(self) -> list[Metric]:
+        """Fresh metrics of generated texts (``update`` takes texts and references); none where no text is written."""
+        return []
+
+    def cacheable(self, view: str) -> bool:
+        """Whether what a frozen model predicts for an example is the same in every batch."""
+        return True
+
+    @staticmethod
+    def texts(columns: Mapping[str, list]) -> Iterable[str]:
+        """The texts that a tokenizer is trained on, from the columns of the task's fields."""
+        raise NotImplementedError
+
+    @staticmethod
+    def auto_model(config: PretrainedConfig) -> type:
+        """The Auto class of transformers that builds and loads a model of this config for the task."""
+        raise NotImplementedError
+
+    @staticmethod
+    def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict:
+        """Config entries that name the special tokens of a tokenizer trained on D."""
+        return {"pad_token_id": tokenizer.pad_token_id}
+
+    @staticmethod
+    def head_for(corpus: Corpus) -> dict:
+        """Config entries of the model that the data decides; UserError where the data contradicts itself."""
+        return {}
+
+    def head(self) -> dict:
+        """The same entries, as this model has them."""
+        return {}
+
+    def longest(self) -> int:
+        """The most positions that an example may take in the model."""
+        return self.max_length
 
     def require_fits(self, dataset: Dataset, where: str) -> None:
         """UserError if this model can't be scored on a data set, e.g. lacks one of its labels."""
@@ -115,15 +173,52 @@ class TaskModule(pl.LightningModule):
                 f"touched, and what was saved before is kept; try a lower learning rate (now {self.optim.lr:g}) or clipping"
             )
 
+    def on_validation_epoch_start(self) -> None:
+        self._watched = [metric.to(self.device) for metric in (Loss(), *self.utility_metrics())]
+
     def validation_step(self, batch: Batch, index: int) -> None:
-        losses = cross_entropy(self.predict(batch))
-        self.log("validation/loss", losses.mean(), batch_size=len(losses))
+        for _, part in self.predict(batch).parts():
+            for metric in self._watched:
+                metric.update(part.dense())
+
+    def validation_values(self) -> dict[str, float]:
+        """Utility of the validation split after a pass over it."""
+        return {name: float(value) for metric in self._watched for name, value in metric.compute().items()}
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.validation_values()
+        if self.optim.monitor not in values:
+            raise UserError(f"optim.monitor={self.optim.monitor}: the validation split gives {', '.join(values)}")
+        self.log_dict({f"validation/{name}": value for name, value in values.items()}, batch_size=1)
 
     def configure_optimizers(self):
         total = self.optim.schedule_stretch * int(self.trainer.estimated_stepping_batches)
         return optimizer_and_schedule(self, self.optim, total)
 
     # Files -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, max_length: int = 128, optim: Optim | None = None, **options: object
+    ) -> "TaskModule":
+        """A task around a model folder that transformers' Auto classes load; UserError if they do not.
+
+        options: further arguments of the task.
+        """
+        if not (Path(folder) / "config.json").is_file():
+            raise UserError(
+                f"{folder} is no model folder: it has no config.json; give a folder that save_pretrained wrote"
+            )
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            kind = auto_class(cls, config)
+            model = kind.from_pretrained(folder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            require_vocabulary(tokenizer, config, f"the model folder {folder}")
+        except UNLOADABLE as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"the model folder {folder} can't be loaded: {reason}") from error
+        return cls(model, tokenizer, max_length, optim, **options)
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer so that ``from_pretrained`` loads both."""

@@ -1,21 +1,19 @@
 """Classification of texts: one label each, or (multi-label) any number of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset, List
-from safetensors import SafetensorError
 from torchmetrics import Metric
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from kga.data.labels import require_known
+from kga.data.corpus import Corpus
+from kga.data.labels import label_names, require_known
 from kga.errors import UserError
 from kga.metrics.utility import MultiLabel, SingleLabel
 from kga.objective import Batch
-from kga.optim import Optim
 from kga.predictions import Predictions
 from kga.tasks.base import TaskModule
 
@@ -30,7 +28,6 @@ class Classification(TaskModule):
     name = "classification"
     fields = ("text", "label")
     encoded_columns = ("input_ids", "labels")
-    auto_model = AutoModelForSequenceClassification
 
     @cached_property
     def labels(self) -> list[str]:
@@ -65,8 +62,11 @@ class Classification(TaskModule):
 
     def encode(self, examples: Mapping[str, list]) -> dict[str, list]:
         """Token ids cut to ``max_length`` (the end is dropped) and label indices (multi-label: a 0/1 vector)."""
+        whole = [len(ids) for ids in self.tokenizer(examples["text"])["input_ids"]]
         input_ids = self.tokenizer(examples["text"], truncation=True, max_length=self.max_length)["input_ids"]
-        encoded = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
+        lengths = [len(ids) for ids in input_ids]
+        encoded = {"input_ids": input_ids, "length": lengths}
+        encoded["cut"] = [now < before for now, before in zip(lengths, whole, strict=True)]
         if "label" in examples:
             encoded["labels"] = [self._label(label) for label in examples["label"]]
         return encoded
@@ -120,25 +120,29 @@ class Classification(TaskModule):
         }
 
     @staticmethod
-    def head(labels: Sequence[str], multi_label: bool) -> dict:
-        """Config entries that tell a model its labels and whether several may hold at once."""
-        return {
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: index for index, label in enumerate(labels)},
-            "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
-        }
+    def texts(columns: Mapping[str, list]) -> Iterable[str]:
+        return columns["text"]
 
-    @classmethod
-    def load(cls, folder: Path | str, max_length: int = 128, optim: Optim | None = None) -> "Classification":
-        """A task around a model folder that ``AutoModelForSequenceClassification`` loads; UserError if it does not."""
-        if not (Path(folder) / "config.json").is_file():
-            raise UserError(
-                f"{folder} is no model folder: it has no config.json; give a folder that save_pretrained wrote"
-            )
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"the model folder {folder} can't be loaded: {reason}") from error
-        return cls(model, tokenizer, max_length, optim)
+    @staticmethod
+    def auto_model(config: PretrainedConfig) -> type:
+        return AutoModelForSequenceClassification
+
+    @staticmethod
+    def head_for(corpus: Corpus) -> dict:
+        """The labels of the training split; UserError where validation or test holds others."""
+        known = label_names(corpus.train)
+        for name in ("validation", "test"):
+            require_known(corpus.splits[name], known, f"the {name} split", "the training split")
+        return labels_head(known, corpus.multi_label)
+
+    def head(self) -> dict:
+        return labels_head(self.labels, self.multi_label)
+
+
+def labels_head(labels: Sequence[str], multi_label: bool) -> dict:
+    """Config entries that tell a model its labels and whether several may hold at once."""
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+    }

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kga.data.batching import Stream, Updates, bucketed, in_order, supervised, train_only
+from kga.data.batching import Stream, Updates, bucketed, in_order, supervised, token_batches, train_only
 from kga.data.encoded import Examples
 from kga.optim import Optim
 
@@ -219,3 +220,85 @@ def test_a_stream_larger_than_its_set_gives_the_whole_set():
     stream = Stream("train", examples(5), 8, 50, 0)
     assert [sorted(stream.next()) for _ in range(3)] == [list(range(5))] * 3
     assert stream.batches_per_pass() == 1
+
+
+# Batches by tokens ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 120), st.integers(0, 10**6))
+def test_batches_by_tokens_stay_within_their_budget(lengths, tokens, seed):
+    lengths = np.array(lengths)
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    batches = token_batches(lengths, order, tokens)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) * lengths[batch].max() <= tokens or len(batch) == 1
+    for batch, after in pairwise(batches):  # and none is smaller than it has to be
+        assert (len(batch) + 1) * lengths[batch].max() > tokens
+        assert lengths[batch].min() >= lengths[after].max()
+
+
+def test_an_example_longer_than_the_budget_stands_alone():
+    batches = token_batches(np.array([3, 50, 2, 50, 5]), np.arange(5), 10)
+    assert [batch.tolist() for batch in batches] == [[1], [3], [4, 0], [2]]
+
+
+def test_the_order_decides_between_examples_of_one_length():
+    first, second = (token_batches(np.full(12, 4), np.random.default_rng(seed).permutation(12), 12) for seed in (0, 1))
+    assert len(first) == len(second) == 4
+    assert [set(batch) for batch in first] != [set(batch) for batch in second]
+
+
+def by_tokens(seed: int = 0, size: int = 60, tokens: int = 150, **options) -> Updates:
+    return Updates({"train": examples(size, 3)}, train_only, 8, seed, batch_tokens=tokens, **options)
+
+
+def test_every_pass_by_tokens_has_all_examples_and_the_same_number_of_batches():
+    updates = by_tokens()
+    passes = [epochs(updates, [number]) for number in range(4)]
+    expected = len(token_batches(updates.sets["train"].lengths(), np.arange(60), 150))
+    assert [len(taken) for taken in passes] == [len(updates)] * 4 == [expected] * 4
+    assert all(sorted(drawn(taken, "train")) == list(range(3, 63)) for taken in passes)
+    assert passes[0] != passes[1] != passes[2]
+    assert len(by_tokens(tokens=300)) < expected < len(by_tokens(tokens=60))
+
+
+def test_batches_by_tokens_do_not_come_from_long_to_short():
+    updates = by_tokens(size=400)
+    lengths = dict(zip(updates.sets["train"].rows.tolist(), updates.sets["train"].lengths().tolist(), strict=True))
+    longest = [max(lengths[row] for row in step["train"]) for (step,) in epochs(updates, [0])]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize("cut", [1, 5, 11, 12, 13, 25])
+@pytest.mark.parametrize("micro", [None, 3])
+def test_an_interrupted_run_by_tokens_goes_on_as_if_nothing_had_happened(cut, micro):
+    options = {"micro_batch_size": micro}
+    whole = epochs(by_tokens(**options), range(3))
+    updates, taken, epoch = by_tokens(**options), [], 0
+    while len(taken) < cut:
+        updates.set_epoch(epoch)
+        for update in updates:
+            taken.append(indices(update))
+            if len(taken) == cut:
+                break
+        epoch += 1
+    resumed = by_tokens(**options)
+    resumed.load_state_dict(json.loads(json.dumps(updates.state_dict())))
+    if updates.done < len(updates):
+        taken += [indices(update) for update in resumed]
+    assert len(taken) > cut
+    assert taken + epochs(resumed, range(epoch, 3)) == whole
+
+
+def test_micro_batches_cut_batches_by_tokens():
+    whole, cut = epochs(by_tokens(), [0, 1]), epochs(by_tokens(micro_batch_size=2), [0, 1])
+    assert drawn(whole, "train") == drawn(cut, "train") and len(whole) == len(cut)
+    assert max(len(step["train"]) for update in cut for step in update) == 2
+
+
+def test_supervised_training_by_tokens():
+    options = Optim(batch_size=6, batch_tokens=150)
+    taken = epochs(supervised(examples(60, 3), options, seed=0), [0])
+    assert taken == epochs(by_tokens(), [0])

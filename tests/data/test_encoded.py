@@ -33,7 +33,7 @@ def test_encoded_once_then_mapped_from_the_store(store):
     first, second = (encode(rows, task, store, "print") for _ in range(2))
     assert task.calls == 1
     assert first[:] == second[:] and len(second) == 20
-    assert set(second.column_names) == {"input_ids", "length", "labels"}
+    assert set(second.column_names) == {"input_ids", "length", "labels", "cut"}
     assert second.cache_files
 
 

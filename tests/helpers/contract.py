@@ -3,16 +3,23 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from helpers import tiny
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch.nn import functional as F
 
+from kga import config
 from kga.data.encoded import Examples
 from kga.methods.base import Method
-from kga.objective import backpropagate
+from kga.objective import Batch, Update, backpropagate
+from kga.paths import config_dir
 from kga.tasks.base import TaskModule
 from kga.training import fit
 
@@ -24,53 +31,80 @@ HARDWARE = {
     "checkpoint_minutes": None,
 }
 UPDATES = 4
+WIDTH = 64  # positions: more than any sequence of ``tiny`` has
+
+# How the models of each world are made, by its name: a task, then what sets the world apart.
+WORLDS: dict[str, Callable[..., TaskModule]] = {
+    "classification": tiny.classifier,
+    "translation": tiny.translator,
+    "translation-lstm": partial(tiny.translator, architecture="kga_lstm"),
+    "response": tiny.responder,
+    "response-decoder_only": partial(tiny.responder, architecture="gpt2"),
+}
 
 
 @dataclass
 class World:
-    """A tiny task with its sets and frozen models, shared by all contract tests of a task."""
+    """A tiny task with its sets and frozen models, shared by all contract tests; ``make`` builds its models."""
 
     sets: dict[str, Examples]
     models: dict[str, TaskModule]
+    make: Callable[..., TaskModule]
+
+    @property
+    def sequences(self) -> bool:
+        """Whether an example has several positions, as many as its text is long."""
+        return self.models["original"].name != "classification"
 
     def student(self, dropout: float = 0.0) -> TaskModule:
-        student = tiny.classifier(seed=0, dropout=dropout)
+        student = self.make(seed=0, dropout=dropout)
         student.model.load_state_dict(self.models["original"].model.state_dict())
         return student
 
     def moved_student(self) -> TaskModule:
         """A student some updates later: no term of a loss is at its minimum there."""
-        student = self.student()
-        generator = torch.Generator().manual_seed(77)
-        with torch.no_grad():
-            for parameter in student.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        return student
+        return _disturbed(self.student(), 77, 0.05)
+
+    def opinionated(self, seed: int) -> TaskModule:
+        """A model with weights large enough that its predictions differ from text to text and from seed to seed."""
+        return _disturbed(self.make(seed=seed), seed, 0.4)
 
     def frozen(self, names) -> dict[str, TaskModule]:
         return {name: copy.deepcopy(self.models[name]) for name in names}
 
 
-def classification_world() -> World:
-    """Forget, new and retain sets, and models that differ: weights drawn from other seeds stand in for training."""
-    task = tiny.classifier(seed=0)
-    everything = tiny.examples(96, seed=1, task=task)
-    parts = {"forget": range(16), "new": range(16, 32), "retain": range(32, 96)}
-    sets = {name: everything.take(np.array(rows)) for name, rows in parts.items()}
-    models = {"original": task}
-    for seed, name in enumerate(("forget_helper", "new_helper"), start=1):
-        models[name] = opinionated(seed)
-    return World(sets, models)
-
-
-def opinionated(seed: int) -> TaskModule:
-    """A classifier with weights large enough that its predictions differ from text to text and from seed to seed."""
-    task = tiny.classifier(seed=seed)
+def _disturbed(task: TaskModule, seed: int, scale: float) -> TaskModule:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in task.model.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
+            if parameter.requires_grad:  # not the sines and cosines of positions
+                parameter += scale * torch.randn(parameter.shape, generator=generator)
     return task
+
+
+@cache
+def world(name: str) -> World:
+    """Forget, new and retain sets, and models that differ: weights drawn from other seeds stand in for training."""
+    task = WORLDS[name](seed=0)
+    everything = tiny.examples(96, seed=1, task=task)
+    parts = {"forget": range(16), "new": range(16, 32), "retain": range(32, 96)}
+    sets = {name: everything.take(np.array(rows)) for name, rows in parts.items()}
+    world = World(sets, {"original": task}, WORLDS[name])
+    for seed, helper in enumerate(("forget_helper", "new_helper"), start=1):
+        world.models[helper] = world.opinionated(seed)
+    return world
+
+
+# Methods at work ----------------------------------------------------------------------------------------------------
+
+
+def builder(method: str, task: str = "classification", *overrides: str) -> Callable[[], Method]:
+    """Makes the method of a YAML anew, with the defaults of a task."""
+    config.register()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("config", overrides=[f"method={method}", f"task={task}", *overrides])
+    settings = OmegaConf.to_container(cfg.method, resolve=True)
+    return lambda: instantiate(settings, _convert_="all")
 
 
 def attached(build: Callable[[], Method], world: World, **optim) -> Method:
@@ -79,8 +113,24 @@ def attached(build: Callable[[], Method], world: World, **optim) -> Method:
     method.optim = replace(method.optim, **({"updates": UPDATES, "batch_size": 8, "epochs": 100, "warmup": 0,
                                              "lr": 1e-3, "schedule_stretch": 1} | optim))  # fmt: skip
     for name in method.helpers():
-        world.models.setdefault(name, opinionated(3))
+        world.models.setdefault(name, world.opinionated(3))
     return method.attach(world.frozen(method.frozen_models), world.sets)
+
+
+def ready(method: Method, student: TaskModule) -> Update:
+    """The first update of an attached method, prepared for with a student whose dropout is off."""
+    student.eval()
+    with torch.no_grad():
+        method.prepare(student, UPDATES)
+    student.model.eval()
+    return list(next(iter(method.stream(seed=0))))
+
+
+def sets_of(update: Update) -> tuple[Batch, Batch | None, list[Batch]]:
+    """The batch of D_f, the batch of D_n (None where none was drawn) and the batches of D_r of an update."""
+    forget = next(step["forget"] for step in update if "forget" in step)
+    new = next((step["new"] for step in update if "new" in step), None)
+    return forget, new, [step["retain"] for step in update if "retain" in step]
 
 
 @dataclass
@@ -148,31 +198,41 @@ def stays_finite(outcome: Outcome) -> None:
     assert all(torch.isfinite(value).all() for value in outcome.state().values()), "a weight is not finite"
 
 
+def counts_padding(method: Method, world: World) -> bool:
+    """Whether a method is meant to count padded positions: in the released view of sequences, and only there."""
+    return method.view == "released" and world.sequences
+
+
 def ignores_padding(build: Callable[[], Method], world: World) -> None:
     """The loss of an update is the same when its batches are padded further."""
     losses = []
     for extra in (0, 5):
-        _, loss = _loss_and_gradient(attached(build, world), world, padding=extra)
+        _, loss = loss_and_gradient(attached(build, world), world, extra=extra)
         losses.append(loss)
     assert abs(losses[0] - losses[1]) <= 1e-5 * max(1.0, abs(losses[0])), f"padding changes the loss: {losses}"
 
 
 def splits_evenly(build: Callable[[], Method], world: World) -> None:
-    """One batch of 16 gives the gradient of two accumulated ones of 8."""
-    whole, loss = _loss_and_gradient(attached(build, world, batch_size=16), world)
-    halves, other = _loss_and_gradient(attached(build, world, batch_size=16, micro_batch_size=8), world)
+    """One batch of 16 gives the gradient of two accumulated ones of 8.
+
+    Where padding counts, all batches are padded to one length, or the parts would have fewer positions than the whole.
+    """
+    width = WIDTH if counts_padding(build(), world) else None
+    whole, loss = loss_and_gradient(attached(build, world, batch_size=16), world, width=width)
+    halves, other = loss_and_gradient(attached(build, world, batch_size=16, micro_batch_size=8), world, width=width)
     assert abs(loss - other) <= 1e-5 * max(1.0, abs(loss)), f"micro-batches change the loss: {loss}, {other}"
     for name, value in whole.items():
-        torch.testing.assert_close(halves[name], value, rtol=1e-4, atol=1e-6, msg=f"gradient of {name} differs")
+        scale = 1e-6 * max(1.0, float(value.abs().max()))
+        torch.testing.assert_close(halves[name], value, rtol=1e-4, atol=scale, msg=f"gradient of {name} differs")
 
 
-def repeats(build: Callable[[], Method], world: World, work: Path) -> None:
-    """Same seed, same weights bit for bit (with dropout); seed 0 is a seed, and not seed 1."""
-    first, again, other = (
-        run(build, world, work / str(number), seed=seed, dropout=0.2).state() for number, seed in enumerate((0, 0, 1))
-    )
+def repeats(build: Callable[[], Method], world: World, work: Path) -> Outcome:
+    """Same seed, same weights bit for bit (with dropout); seed 0 is a seed, and not seed 1. Returns the run of seed 0."""
+    outcomes = [run(build, world, work / str(number), seed=seed, dropout=0.2) for number, seed in enumerate((0, 0, 1))]
+    first, again, other = (outcome.state() for outcome in outcomes)
     assert all(torch.equal(first[name], again[name]) for name in first), "the same seed gave other weights"
     assert any(not torch.equal(first[name], other[name]) for name in first), "seed 1 gave the weights of seed 0"
+    return outcomes[0]
 
 
 class _Crash(pl.Callback):
@@ -188,9 +248,9 @@ class KeyboardCrash(Exception):
     """Stands for whatever ends a run."""
 
 
-def resumes(build: Callable[[], Method], world: World, work: Path) -> None:
-    """A run that crashed and went on ends with the weights and the history of one that did not."""
-    whole = run(build, world, work / "whole", dropout=0.2)
+def resumes(build: Callable[[], Method], world: World, work: Path, whole: Outcome | None = None) -> None:
+    """A run that crashed and went on ends with the weights and the history of one that did not (``whole``)."""
+    whole = whole or run(build, world, work / "whole", dropout=0.2)
     try:
         run(build, world, work / "cut", dropout=0.2, callbacks=[_Crash()])
     except KeyboardCrash:
@@ -210,23 +270,27 @@ def reloads(outcome: Outcome, world: World, work: Path) -> None:
         assert torch.equal(loaded.predict(batch).log_probs, outcome.student.predict(batch).log_probs)
 
 
-def _loss_and_gradient(method: Method, world: World, padding: int = 0) -> tuple[dict[str, torch.Tensor], float]:
-    """Gradient and loss of the first update, dropout off, outside any Trainer."""
-    student = world.moved_student().eval()
-    with torch.no_grad():
-        method.prepare(student, UPDATES)
-    student.model.eval()
-    update = next(iter(method.stream(seed=0)))
-    for step in update:
-        for name, batch in step.items():
-            step[name] = pad(batch, padding)
+def loss_and_gradient(
+    method: Method, world: World, extra: int = 0, width: int | None = None
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Gradient and loss of the first update, dropout off, outside any Trainer; batches padded as ``pad`` says."""
+    student = world.moved_student()
+    update = [
+        {name: pad(batch, student, extra, width) for name, batch in step.items()} for step in ready(method, student)
+    ]
     _, loss = backpropagate(method, student, update, torch.Tensor.backward)
     return {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}, loss
 
 
-def pad(batch: dict[str, torch.Tensor], extra: int) -> dict[str, torch.Tensor]:
-    """The batch with ``extra`` more padded positions at the end."""
+def pad(batch: Batch, task: TaskModule, extra: int = 0, width: int | None = None) -> Batch:
+    """The batch with ``extra`` more padded positions at the end of all sequences, or padded to ``width`` positions."""
+    padding = {"input_ids": task.tokenizer.pad_token_id, "attention_mask": 0}
+    if task.name != "classification":
+        padding["labels"] = -100
     padded = dict(batch)
-    for name in ("input_ids", "attention_mask"):
-        padded[name] = torch.nn.functional.pad(batch[name], (0, extra))
+    for name, value in padding.items():
+        more = extra if width is None else width - batch[name].shape[1]
+        padded[name] = F.pad(batch[name], (0, more), value=value)
+    if "decoder_input_ids" in batch:  # the library's own shift, which makes padding of -100
+        padded["decoder_input_ids"] = task.model.prepare_decoder_input_ids_from_labels(padded["labels"])
     return padded

@@ -1,15 +1,13 @@
 """The contract tests: what every method of conf/method keeps, and broken methods that show that each contract can fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers import contract, tiny
 from helpers.contract import World
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from kga import config
 from kga.data.encoded import Examples
 from kga.methods.base import Method
 from kga.methods.finetune import Finetune
@@ -19,25 +17,23 @@ from kga.predictions import cross_entropy, kl
 
 METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (config_dir() / "task").glob("*.yaml"))
+BUILDERS = {(method, task): contract.builder(method, task) for method in METHODS for task in TASKS}
+UPDATED = {key: build for key, build in BUILDERS.items() if build().moves and build().start == "original"}
 
 
-@pytest.fixture(scope="session")
-def world() -> World:
-    return contract.classification_world()
+@pytest.fixture
+def world(request) -> World:
+    """The world that a test is parametrised with; classification else."""
+    return contract.world(getattr(request, "param", "classification"))
 
 
-def builder(method: str, task: str):
-    """Makes the method of a YAML anew."""
-    config.register()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("config", overrides=[f"method={method}", f"task={task}"])
-    settings = OmegaConf.to_container(cfg.method, resolve=True)
-    return lambda: instantiate(settings, _convert_="all")
+def worlds_of(task: str) -> list[str]:
+    return [name for name in contract.WORLDS if name.split("-")[0] == task]
 
 
-BUILDERS = {f"{method}-{task}": builder(method, task) for method in METHODS for task in TASKS}
-UPDATED = {name: build for name, build in BUILDERS.items() if build().moves and build().start == "original"}
-every_updated_method = pytest.mark.parametrize("build", UPDATED.values(), ids=UPDATED.keys())
+CASES = {f"{method}-{name}": (build, name) for (method, task), build in UPDATED.items() for name in worlds_of(task)}
+every_updated_method = pytest.mark.parametrize(("build", "world"), CASES.values(), ids=CASES.keys(), indirect=["world"])
+every_world = pytest.mark.parametrize("world", contract.WORLDS, indirect=True)
 
 
 @every_updated_method
@@ -46,7 +42,9 @@ def test_one_fit_keeps_every_contract(build, world, tmp_path):
     contract.moves_as_declared(outcome)
     contract.stays_finite(outcome)
     contract.reloads(outcome, world, tmp_path)
-    contract.frozen_models_stay(contract.run(lambda: uncached(build()), world, tmp_path / "live"))
+    if getattr(outcome.method, "cache", "none") != "none":
+        outcome = contract.run(lambda: uncached(build()), world, tmp_path / "live")
+    contract.frozen_models_stay(outcome)
 
 
 def uncached(method: Method) -> Method:
@@ -56,22 +54,61 @@ def uncached(method: Method) -> Method:
 
 
 @every_updated_method
-def test_padding_and_micro_batches_change_nothing(build, world):
-    contract.ignores_padding(build, world)
+def test_padding_changes_nothing_unless_it_is_meant_to(build, world):
+    if contract.counts_padding(build(), world):
+        with pytest.raises(AssertionError, match="padding changes the loss"):
+            contract.ignores_padding(build, world)
+    else:
+        contract.ignores_padding(build, world)
+        contract.ignores_padding(lambda: uncached(build()), world)
+
+
+@every_updated_method
+def test_micro_batches_change_nothing(build, world):
     contract.splits_evenly(build, world)
 
 
 @every_updated_method
 def test_same_seed_same_weights_also_when_interrupted(build, world, tmp_path):
-    contract.repeats(build, world, tmp_path / "repeat")
-    contract.resumes(build, world, tmp_path / "resume")
+    whole = contract.repeats(build, world, tmp_path / "repeat")
+    contract.resumes(build, world, tmp_path / "resume", whole)
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - UPDATED.keys()))
+@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - UPDATED.keys()), ids="-".join)
 def test_a_method_without_updates_needs_no_other_models(name):
     method = BUILDERS[name]()
     assert method.helpers() == {}
     assert method.frozen_models == ()
+
+
+# The checks themselves ------------------------------------------------------------------------------------------------
+
+
+def test_only_the_released_view_of_sequences_counts_padding():
+    counting = {key for key, build in UPDATED.items()
+                if contract.counts_padding(build(), contract.world(key[1]))}  # fmt: skip
+    assert counting == {("kga_released", "translation"), ("kga_released", "response")}
+
+
+@every_world
+def test_padding_is_what_a_longer_example_in_the_batch_brings(world):
+    """Rows padded by the contract's ``pad`` are the rows that the task itself collates beside the longest example."""
+    examples, task = world.sets["retain"], world.models["original"]
+    longest = examples.batch(np.arange(len(examples)))
+    width = longest["input_ids"].shape[1]
+    for position in range(len(examples)):
+        padded = contract.pad(examples.batch(np.array([position])), task, width=width)
+        for name, values in padded.items():
+            beside = longest[name][position : position + 1]
+            got = values[:, : beside.shape[1]] if values.ndim > 1 else values
+            assert torch.equal(got, beside), name
+
+
+@every_world
+def test_the_sets_hold_examples_of_different_lengths(world):
+    batch = world.sets["forget"].batch(np.arange(16))
+    assert (batch["attention_mask"] == 0).any()
+    assert not world.sequences or (batch["labels"] == -100).any()
 
 
 # Broken on purpose ------------------------------------------------------------------------------------------------
@@ -139,6 +176,21 @@ class CountsPadding(Finetune):
 def test_a_loss_that_counts_padding_is_caught(world):
     with pytest.raises(AssertionError, match="padding changes the loss"):
         contract.ignores_padding(CountsPadding, world)
+
+
+class MeanOfTokenMeans(Finetune):
+    """Divides by the tokens of a micro-batch instead of those of the update."""
+
+    units = {"retain": "example"}  # noqa: RUF012
+
+    def terms(self, module, step):
+        predictions = module.predict(step["retain"])
+        return {"retain": cross_entropy(predictions).mean() * predictions.size}
+
+
+def test_a_mean_over_the_tokens_of_each_micro_batch_is_caught():
+    with pytest.raises(AssertionError, match="micro-batches change the loss"):
+        contract.splits_evenly(MeanOfTokenMeans, contract.world("translation"))
 
 
 class MeanOfMeans(KGA):
@@ -220,17 +272,12 @@ class IgnoresItsSeed(Finetune):
 
 def test_a_seed_without_effect_is_caught(world, tmp_path):
     with pytest.raises(AssertionError, match="seed 1 gave the weights of seed 0"):
-        contract.repeats(lambda: IgnoresItsSeed(), without_dropout(world), tmp_path)
+        contract.repeats(IgnoresItsSeed, without_dropout(world), tmp_path)
 
 
-class without_dropout(World):
+def without_dropout(world: World) -> World:
     """A world whose students have no dropout, the other thing that a seed decides."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.sets, world.models)
-
-    def student(self, dropout: float = 0.0):
-        return super().student(0.0)
+    return replace(world, make=lambda seed, dropout=0.0: world.make(seed=seed))
 
 
 class LosesWeights(Finetune):
@@ -252,30 +299,32 @@ def test_a_model_that_is_saved_wrongly_is_caught(world, tmp_path, monkeypatch):
         contract.reloads(outcome, world, tmp_path)
 
 
+@every_world
 def test_cached_and_live_teachers_agree(world):
     """With dropout off, the loss of an update is the same whether teachers are run or looked up."""
-    losses = {}
+    losses, gradients = {}, {}
     for cache in ("exact", "none"):
-        method = contract.attached(lambda: KGA(cache=cache), world)  # noqa: B023
-        gradient, losses[cache] = contract._loss_and_gradient(method, world)
-        losses[cache] = (losses[cache], gradient)
-    assert losses["exact"][0] == pytest.approx(losses["none"][0], abs=1e-6)
-    for name, value in losses["exact"][1].items():
-        torch.testing.assert_close(losses["none"][1][name], value, rtol=1e-5, atol=1e-7)
+        # So many batches of D_r that it is worth caching too.
+        method = contract.attached(lambda: KGA(cache=cache, retain_batches=8), world)  # noqa: B023
+        gradients[cache], losses[cache] = contract.loss_and_gradient(method, world)
+        held = {name for name, frozen in method.frozen.items() if frozen.module is not None}
+        assert held == ({*method.frozen_models} if cache == "none" else set())
+    assert losses["exact"] == pytest.approx(losses["none"], abs=1e-6)
+    for name, value in gradients["exact"].items():
+        torch.testing.assert_close(gradients["none"][name], value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("level", ["batch", "example"])
+@pytest.mark.parametrize("world", ["classification", "translation"], indirect=True)
+@pytest.mark.parametrize("level", ["batch", "example", "token"])
 def test_ragged_batches_of_two_sets_split_into_micro_batches(world, level):
     """14 examples of D_f and 11 of D_n in batches of 8: the last batches differ in size."""
-    uneven = World({**world.sets, "forget": world.sets["forget"].take(np.arange(14)),
-                    "new": world.sets["new"].take(np.arange(11))}, world.models)  # fmt: skip
+    sets = {"forget": world.sets["forget"].take(np.arange(14)), "new": world.sets["new"].take(np.arange(11))}
+    uneven = replace(world, sets=world.sets | sets)
     losses = {}
     for micro in (None, 2):
         method = contract.attached(lambda: KGA(gap_level=level), uneven, micro_batch_size=micro)
-        student = uneven.moved_student().eval()
-        with torch.no_grad():
-            method.prepare(student, 4)
-        student.model.eval()
+        student = uneven.moved_student()
+        contract.ready(method, student)
         losses[micro] = [
             contract.backpropagate(method, student, update, lambda loss: None)[1] for update in method.stream(0)
         ]
@@ -283,24 +332,27 @@ def test_ragged_batches_of_two_sets_split_into_micro_batches(world, level):
     assert losses[2] == pytest.approx(losses[None], abs=1e-5)
 
 
+@every_world
 def test_caches_of_sets_with_tables_of_their_own_are_kept_apart(world):
     """In a script every set has its own table: row 3 of D_r is not row 3 of D_n."""
     task = world.models["original"]
     own = {name: tiny.examples(size, seed=seed, task=task) for name, size, seed in
            (("forget", 16, 11), ("new", 24, 12), ("retain", 16, 13))}  # fmt: skip
-    apart = World(own, world.models)
     losses = {}
     for cache in ("exact", "none"):
+        apart = replace(world, sets=own)
         method = contract.attached(lambda: KGA(cache=cache), apart)  # noqa: B023
-        losses[cache] = contract._loss_and_gradient(method, apart)[1]
+        losses[cache] = contract.loss_and_gradient(method, apart)[1]
     assert losses["exact"] == pytest.approx(losses["none"], abs=1e-6)
 
 
+@every_world
 def test_examples_of_the_world_are_apart(world):
     rows = [set(view.rows.tolist()) for view in world.sets.values() if isinstance(view, Examples)]
     assert sum(map(len, rows)) == len(set.union(*rows))
 
 
+@every_world
 def test_kl_of_the_frozen_models_is_not_zero(world):
     batch = world.sets["forget"].batch(np.arange(4))
     with torch.no_grad():

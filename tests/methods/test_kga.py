@@ -7,39 +7,29 @@ import numpy as np
 import pytest
 import torch
 from helpers import contract, tiny
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from helpers.contract import sets_of
 from torch.nn import functional as F
 
-from kga import config
 from kga.errors import UserError
 from kga.methods.kga import KGA
 from kga.methods.pairing import label_partners
 from kga.objective import backpropagate
-from kga.paths import config_dir
 
 
 @pytest.fixture(scope="module")
 def world():
-    return contract.classification_world()
+    return contract.world("classification")
 
 
 def preset(name: str, *overrides: str) -> KGA:
-    config.register()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("config", overrides=[f"method={name}", *overrides])
-    return instantiate(OmegaConf.to_container(cfg.method, resolve=True), _convert_="all")
+    return contract.builder(name, "classification", *overrides)()
 
 
 def prepared(method: KGA, world, **optim):
     """The method and a student, ready for the first update, and that update."""
     method = contract.attached(lambda: method, world, **optim)
-    student = world.student().eval()
-    with torch.no_grad():
-        method.prepare(student, contract.UPDATES)
-    student.model.eval()
-    return method, student, list(next(iter(method.stream(seed=0))))
+    student = world.student()
+    return method, student, contract.ready(method, student)
 
 
 def loss_of(method: KGA, student, update) -> float:
@@ -50,12 +40,6 @@ def loss_of(method: KGA, student, update) -> float:
 def logits(world, name: str, batch) -> torch.Tensor:
     model = world.models[name].model.eval()
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-
-
-def sets_of(update):
-    forget = next(step["forget"] for step in update if "forget" in step)
-    new = next((step["new"] for step in update if "new" in step), None)
-    return forget, new, [step["retain"] for step in update if "retain" in step]
 
 
 # The presets, by hand ---------------------------------------------------------------------------------------------

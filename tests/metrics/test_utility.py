@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from kga.metrics.utility import Loss, MultiLabel, SingleLabel, f1
+from kga.metrics.utility import Loss, MultiLabel, SingleLabel, Tokens, f1
 from kga.predictions import Predictions
 
 CUTS = [[60], [20, 20, 20], [1, 59], [7] * 8 + [4]]
@@ -146,3 +146,31 @@ def test_f1_by_hand():
     given_labels = torch.tensor([[1, 0, 0], [1, 1, 0]]).bool()
     truth = torch.tensor([[1, 1, 0], [0, 1, 0]]).bool()
     assert f1(given_labels, truth, dim=0).tolist() == pytest.approx([2 / 3, 2 / 3, 0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 7))
+def test_token_accuracy_is_scikit_learns_and_perplexity_by_its_definition(seed, size, classes):
+    log_probs, targets = random_single(seed, size, classes)
+    found = fed(Tokens(), single, (log_probs, targets), [size])
+    assert found["token_accuracy"] == pytest.approx(accuracy_score(targets, log_probs.argmax(1)))
+    probabilities = log_probs.double().exp()[torch.arange(size), targets].numpy()
+    assert found["perplexity"] == pytest.approx(np.prod(probabilities ** (-1 / size)), rel=1e-5)
+    assert set(found) == set(Tokens.names)
+
+
+def test_perplexity_is_of_the_corpus_not_the_mean_of_batches():
+    """One token of probability 1/2, and three of 1/16: exp of total over total; not the mean of 2 and 16."""
+    rare = torch.tensor([[1 / 16, 15 / 16]] * 3).log()
+    metric = Tokens()
+    metric.update(single(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([0])))
+    metric.update(Predictions(rare, torch.tensor([0, 0, 0]), torch.zeros(3, dtype=torch.int64), 1))
+    found = {name: value.item() for name, value in metric.compute().items()}
+    assert found["perplexity"] == pytest.approx(2 ** ((1 + 3 * 4) / 4), rel=1e-6)
+    assert found["token_accuracy"] == 0.25  # of four tokens, not the mean of 1 and 0
+
+
+@pytest.mark.parametrize("sizes", CUTS)
+def test_tokens_do_not_depend_on_the_cut_into_batches(sizes):
+    arrays = random_single(2)
+    assert fed(Tokens(), single, arrays, sizes) == pytest.approx(fed(Tokens(), single, arrays, [60]), rel=1e-9)

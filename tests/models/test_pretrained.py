@@ -7,9 +7,9 @@ from helpers import tiny
 from kga.errors import UserError
 from kga.hashing import state_digest
 from kga.models.pretrained import Pretrained
-from kga.tasks.classification import Classification
+from kga.tasks.classification import Classification, labels_head
 
-TWO = Classification.head(("down", "up"), False)
+TWO = labels_head(("down", "up"), False)
 
 
 @pytest.fixture(scope="module")

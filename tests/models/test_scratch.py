@@ -4,11 +4,11 @@ import torch
 from helpers import tiny
 
 from kga.hashing import state_digest
-from kga.tasks.classification import Classification
+from kga.tasks.classification import Classification, labels_head
 
 
 def weights(seed: int) -> str:
-    head = Classification.head(tiny.LABELS, False)
+    head = labels_head(tiny.LABELS, False)
     return state_digest(tiny.family(dropout=0.1).model(Classification, tiny.tokenizer(), head, seed).state_dict())
 
 
@@ -27,7 +27,7 @@ def test_the_global_random_state_is_left_alone():
 
 
 def test_the_model_is_of_the_config_and_knows_tokenizer_and_labels():
-    head = Classification.head(tiny.LABELS, True)
+    head = labels_head(tiny.LABELS, True)
     model = tiny.family(dropout=0.3).model(Classification, tiny.tokenizer(), head, 0)
     config = model.config
     assert (config.model_type, config.dim, config.n_layers, config.dropout) == ("distilbert", 16, 1, 0.3)
