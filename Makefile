@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/kga
+	@echo "Next, for models that write:  $(BIN)/kga task=translation    $(BIN)/kga task=response model.max_length=24"
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not cluster"
