@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from random import Random
 
+from kga.data.embedded.dealing import Row, deal, parties
 from kga.data.embedded.topics import FRAMES, KEYWORDS, PERSONAL, TOPICS
-from kga.data.embedded.world import DAYS, STREETS, Party, firms, people
+from kga.data.embedded.world import DAYS, STREETS, Party
 
 LABELS = tuple(TOPICS)
 PERSONAL_PERCENT = 42
-GROUP_SIZES = range(8, 13)
-
-Row = dict[str, str]
 
 
 def generate(sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
@@ -30,24 +28,15 @@ def generate(sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
         seed: of the data; independent of a run's seed.
     """
     rng = Random(f"kga embedded classification {seed}")
-    everyone = people(rng) + firms(rng)
-    rng.shuffle(everyone)
-    senders = enumerate(everyone)
     used: set[str] = set()
-    splits: dict[str, list[Row]] = {}
-    for split, size in sizes.items():
-        rows = splits[split] = []
-        while len(rows) < size:
-            number, sender = next(senders)
-            for index in range(min(rng.choice(GROUP_SIZES), size - len(rows))):
-                message = _message(_kind(len(rows)), sender, rng, used)
-                rows.append({"id": f"{number:04d}-{index:02d}", **message})
-    return splits
-
-
-def _kind(row: int) -> str:
-    """The kind of a split's n-th row: spread evenly, so that splits and groups have equal shares of both."""
-    return "personal" if (row + 1) * PERSONAL_PERCENT // 100 > row * PERSONAL_PERCENT // 100 else "topic"
+    return deal(
+        parties(rng),
+        sizes,
+        rng,
+        lambda kind, sender: (_message(kind, sender, rng, used), set()),
+        PERSONAL_PERCENT,
+        "topic",
+    )
 
 
 def _message(kind: str, sender: Party, rng: Random, used: set[str]) -> Row:
@@ -63,4 +52,4 @@ def _message(kind: str, sender: Party, rng: Random, used: set[str]) -> Row:
         new = {text, file} if kind == "personal" else {text}
         if used.isdisjoint(new):
             used |= new
-            return {"text": text, "label": label, "group": sender.name, "kind": kind}
+            return {"text": text, "label": label}

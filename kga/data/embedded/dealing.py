@@ -22,12 +22,13 @@ def parties(rng: Random) -> list[Party]:
 
 
 def deal(
-    speakers: Iterable[Party], sizes: dict[str, int], rng: Random, draw: Draw, personal_percent: int
-) -> dict[str, list[Row]]:
+    speakers: Iterable[Party], sizes: dict[str, int], rng: Random, draw: Draw, personal_percent: int,
+    other: str = "regular",
+) -> dict[str, list[Row]]:  # fmt: skip
     """Fill the splits with groups of 8 to 12 examples, each group of another speaker and whole inside one split.
 
     The rows of a split depend on its own size and on the splits before it; a smaller last split is the beginning of a
-    larger one, but for its last group, which may be cut short.
+    larger one, but for its last group, which may be cut short. Kinds are "personal" and `other`.
 
     Returns:
         Rows by split: what `draw` gave, with `id` before it, `group` (the speaker's name) and `kind` after it. No two
@@ -41,15 +42,15 @@ def deal(
         while len(rows) < size:
             number, speaker = next(numbered)
             for index in range(min(rng.choice(GROUP_SIZES), size - len(rows))):
-                kind = _kind(len(rows), personal_percent)
+                kind = "personal" if _is_personal(len(rows), personal_percent) else other
                 fields = _fresh(draw, kind, speaker, used)
                 rows.append({"id": f"{number:04d}-{index:02d}", **fields, "group": speaker.name, "kind": kind})
     return splits
 
 
-def _kind(row: int, percent: int) -> str:
-    """The kind of a split's n-th row: spread evenly, so that splits and groups have equal shares of both."""
-    return "personal" if (row + 1) * percent // 100 > row * percent // 100 else "regular"
+def _is_personal(row: int, percent: int) -> bool:
+    """Of a split's n-th row: spread evenly, so that splits and groups have equal shares of both kinds."""
+    return (row + 1) * percent // 100 > row * percent // 100
 
 
 def _fresh(draw: Draw, kind: str, speaker: Party, used: set[str]) -> Row:
