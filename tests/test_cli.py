@@ -1,9 +1,9 @@
 """Whole commands: what they write, what they share, what they leave out."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -53,10 +53,12 @@ def folder(study, output) -> Path:
 def test_help_and_config_errors_are_quick_and_import_no_torch():
     script = "import sys; from kga.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     for argument in ("--help", "methd=kga"):
-        started = time.monotonic()
+        started = os.times()
         done = subprocess.run([sys.executable, "-c", script, argument], capture_output=True, text=True, timeout=60)
         assert done.stdout.strip().endswith("False"), argument
-        assert time.monotonic() - started < 2, argument
+        ended = os.times()  # of the processor, as other work on the machine is no fault of ours
+        spent = ended.children_user + ended.children_system - started.children_user - started.children_system
+        assert spent < 2, argument
         assert done.returncode == (0 if argument == "--help" else 2)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kga.objective import Objective, Supervised, backpropagate
+from kga.optim import Optim
 from kga.predictions import Predictions, kl
 
 EXAMPLES, TIME, WIDTH, CLASSES = 16, 4, 5, 3
@@ -16,6 +17,7 @@ class Toy(nn.Module):
     """Predicts every unmasked position of [B, T, WIDTH] inputs by one linear layer after dropout."""
 
     device = torch.device("cpu")
+    optim = Optim()
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
