@@ -76,7 +76,7 @@ class KGA(Method):
     a = gap(A_f, A*) on D_f, g = gap(A_n, A_D) on D_n, r = gap(A_D, A*) on D_r.
 
     Needs A_D, A_f (trained on D_f), A_n (trained on D_n), all frozen; D_f, D_n, D_r. Cost per update with everything
-    cached: 3 forwards of (retain_batches x B_r + B_f); METHODS section 6 for the rest.
+    cached: 3 forwards of (retain_batches x B_r + B_f).
 
     alpha: weight of the retain term. gap_weight: weight of the gap term (0: the retain term alone).
     kl_forget, kl_new, kl_retain: "teacher_student", "student_teacher" or "js". On D_n the helper A_n is the teacher and

@@ -238,7 +238,7 @@ def test_an_unknown_choice_is_refused_with_its_key(option):
 
 @pytest.mark.parametrize(("g", "sign"), [(10.0, +1), (0.0, -1)])
 def test_the_sign_of_a_minus_g_gives_the_direction(world, g, sign):
-    """a < g: a step away from A_f (a grows). a > g: towards it (METHODS 1.4)."""
+    """a < g: a step away from A_f (a grows). a > g: towards it."""
     method, student, update = prepared(KGA(alpha=0.0, cache="none"), world)
     method.g = g
     before = method.full_gap(student)
@@ -344,7 +344,7 @@ def test_models_leave_memory_once_cached(world, tmp_path):
 
 
 def test_multi_label_released_view_compares_by_a_softmax():
-    """Adding a constant to all logits is invisible to the softmax, not to the Bernoulli KL (METHODS 1.3, trap 2)."""
+    """Adding a constant to all logits is invisible to the softmax, not to the Bernoulli KL."""
     task = tiny.classifier(multi_label=True)
     other = tiny.classifier(multi_label=True)
     with torch.no_grad():

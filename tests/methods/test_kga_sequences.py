@@ -156,11 +156,11 @@ def test_what_sets_the_released_loop_apart_is_seen_here(world):
     [("translation", 2e-5, 5000, "none"), ("response", 5e-5, 12000, "abs")],
 )
 def test_released_numbers(task, rate, updates, criterion):
-    """METHODS 1.3: batch 16, rate, inverse square root after 1,000 updates, no clipping, when it stops."""
+    """As released: batch 16, rate, inverse square root after 1,000 updates, no clipping, when it stops."""
     method = contract.builder("kga_released", task)()
     optim = method.optim
     assert (optim.batch_size, optim.lr, optim.updates, optim.warmup) == (16, rate, updates, 1000)
-    assert optim.clip is None
+    assert (optim.clip, optim.betas, optim.weight_decay, optim.bucket) == (None, (0.9, 0.98), 1e-4, 1)
     assert (method.alpha, method.gap_weight, method.retain_batches) == (0.3, 1.0, RETAIN_BATCHES[task])
     assert (method.retain_sample, method.pairing, method.student_dropout) == (1.0, "random", True)
     assert method.stop.criterion == criterion
