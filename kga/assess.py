@@ -9,9 +9,9 @@ import pandas as pd
 from kga.data.corpus import input_text
 from kga.data.splits import Split
 from kga.evaluation import evaluate
-from kga.generation import Texts, quality, write_texts
 from kga.metrics.score import tug_of_war
 from kga.study import Study, Trained
+from kga.texts import Texts, quality, write_texts
 
 REPORTED = ("test", "forget", "retain")
 

@@ -11,11 +11,11 @@ import kga.assess
 from kga.assess import assess
 from kga.data.forget import Random
 from kga.data.splits import make_splits
-from kga.generation import quality, write_texts
 from kga.optim import Optim
 from kga.store import Store
 from kga.study import Study
 from kga.tasks.translation import Translation
+from kga.texts import quality, write_texts
 
 
 def alone(task, examples, beams: int) -> list[str]:
