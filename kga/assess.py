@@ -35,8 +35,9 @@ def assess(
     rows["retain"] = _limited(study.splits["retain"], options["retain_limit"], study.seed)
     rows = {name: split for name, split in rows.items() if len(split)}
     everywhere, distances, table = evaluate(
-        models, {name: study.view(split) for name, split in rows.items()}, study.hardware, options["batch_size"]
-    )
+        models, {name: study.view(split) for name, split in rows.items()}, study.hardware, options["batch_size"],
+        compared=REPORTED,
+    )  # fmt: skip
     _named(table, study, rows).to_parquet(folder / "examples.parquet", index=False)
     metric = models["original"].score_metric
     utility, forgetting = _reported(everywhere), _reported(distances)
@@ -69,7 +70,7 @@ def _generate(
             utility[name][split] |= numbers
     if folder is not None:
         _samples(study, chosen, texts, references).to_parquet(folder / "samples.parquet", index=False)
-    return {"signatures": signatures}
+    return {"signatures": signatures, "generated": {name: len(split) for name, split in chosen.items()}}
 
 
 def _samples(study: Study, chosen: Mapping[str, Split], texts: Texts, references: Mapping) -> pd.DataFrame:

@@ -142,6 +142,8 @@ def _check_optim(key: str, options: Mapping) -> None:
         raise UserError(f"{key}.patience has no validation to wait for: only optim.patience stops early")
     if key == "method.optim" and options.get("batch_tokens") is not None:
         raise UserError(f"{key}.batch_tokens: an update of unlearning takes batches of {key}.batch_size examples")
+    if key == "optim" and options.get("patience") is None and options.get("monitor", "loss") != "loss":
+        raise UserError(f"optim.monitor={options['monitor']} is watched by optim.patience: set that too")
     smoothing = options.get("label_smoothing", 0)
     if isinstance(smoothing, bool) or not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
         raise UserError(f"{key}.label_smoothing={_shown(smoothing)} must be a number of 0 or more, below 1")

@@ -20,10 +20,13 @@ class Evaluation(pl.LightningModule):
     """Runs several models side by side over the same batches.
 
     models: by name; "retrain" (A_R) and "original" (A_D), where present, are what the others are compared with.
-    splits: names of the dataloaders, in order. Multi-label thresholds are tuned on "validation".
+    splits: names of the dataloaders, in order. Multi-label thresholds are tuned on "validation". compared: the splits on
+    which models are compared with each other (None: all); for large vocabularies that is most of the work.
     """
 
-    def __init__(self, models: Mapping[str, TaskModule], splits: Sequence[str]) -> None:
+    def __init__(
+        self, models: Mapping[str, TaskModule], splits: Sequence[str], compared: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         self.models = nn.ModuleDict({name: model.eval() for name, model in models.items()})
         self.splits = list(splits)
@@ -34,7 +37,7 @@ class Evaluation(pl.LightningModule):
             for name, model in self.models.items():
                 self.utility[f"{name}/{split}"] = nn.ModuleList([Loss(), *model.utility_metrics()])
                 for suffix, base in self.bases.items():
-                    if base in self.models and base != name:
+                    if base in self.models and base != name and (compared is None or split in compared):
                         self.distance[f"{name}/{split}/{suffix}"] = nn.ModuleList([Divergence(), ProbabilityShift()])
         self.rows: list[pd.DataFrame] = []
 
@@ -87,6 +90,7 @@ def evaluate(
     hardware: Mapping,
     batch_size: int,
     callbacks: Sequence = (),
+    compared: Sequence[str] | None = None,
 ) -> tuple[dict, dict, pd.DataFrame]:
     """Utility, forgetting and per-example values of every model on every set (see ``Evaluation.results``)."""
     arguments = {name: value for name, value in hardware.items() if name not in ("checkpoint_minutes", "profiler")}
@@ -94,7 +98,7 @@ def evaluate(
         logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         use_distributed_sampler=False, callbacks=list(callbacks), **arguments,
     )  # fmt: skip
-    evaluation = Evaluation(models, list(sets))
+    evaluation = Evaluation(models, list(sets), compared)
     with quiet_advice():
         trainer.test(evaluation, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
     return evaluation.results()

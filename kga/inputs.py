@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import disable_progress_bars
 
 from kga import config
+from kga.console import note
 from kga.data.corpus import FIELDS, Corpus, column, input_text
 from kga.hashing import file_digest, folder_digest, strings_digest
 
@@ -25,7 +26,10 @@ def load_new(cfg: Mapping) -> Corpus | None:
     from kga.data.folder import load_file
 
     languages = (cfg["data"].get("source_lang"), cfg["data"].get("target_lang"))
-    return load_file(cfg["task"]["name"], path, *languages)
+    corpus = load_file(cfg["task"]["name"], path, *languages)
+    for text in corpus.notes:
+        note(f"new.path: {text}")
+    return corpus
 
 
 def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:

@@ -232,9 +232,9 @@ class Study:
                 )  # fmt: skip
             student.save(out)
             pd.DataFrame(method.history).to_csv(out / "updates.csv", index=False)
-            cache = method.cache_seconds
-            return meta | {"seconds": meta["seconds"], "cache_seconds": cache, "peak_memory_bytes": memory.peak,
-                           "cache_bytes": sum(model.bytes() for model in method.frozen.values())}  # fmt: skip
+            held = sum(model.bytes() for model in method.frozen.values())
+            method.frozen.clear()  # the evaluation needs the memory
+            return meta | {"cache_seconds": method.cache_seconds, "peak_memory_bytes": memory.peak, "cache_bytes": held}
 
         return self._keep("unlearned", recipe, make, "A*")
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from kga.console import note
 from kga.data.batching import Ordered, Updates
+from kga.errors import UserError
 from kga.optim import Optim
 from kga.progress import FitProgress
 from kga.quiet import quiet_advice
@@ -118,6 +119,11 @@ def fit(
         interval = timedelta(minutes=minutes)
         keep.append(ModelCheckpoint(folder, "time", train_time_interval=interval, enable_version_counter=False))
     best = _early_stopping(optim, work) if validation is not None else []
+    if best and optim.updates and optim.updates < len(updates):
+        raise UserError(
+            f"optim.updates={optim.updates} ends before the first validation, after {len(updates)} updates: raise it, or "
+            "leave out optim.patience"
+        )
     ending = [_StopAfter(stop_epochs)] if stop_epochs else []
     pl.seed_everything(seed, verbose=False)
     # With deterministic algorithms torch would fill all new memory, a tenth of the time; nothing here reads it unwritten.

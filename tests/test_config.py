@@ -184,6 +184,11 @@ def test_an_unlearning_update_is_not_counted_in_tokens():
     assert "method.optim.batch_size" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_monitor_needs_the_patience_that_watches_it():
+    with pytest.raises(UserError, match=r"optim\.monitor=bleu .*optim\.patience"):
+        check(with_value("optim.monitor", "bleu"))
+
+
 @pytest.mark.parametrize("value", [None, 5, "greedy"])
 def test_generation_must_stay_a_section(value):
     with pytest.raises(UserError, match=r"evaluation\.generate=.*evaluation\.generate\.beams"):

@@ -64,7 +64,16 @@ def test_utility_is_each_models_own(single):
 def test_forgetting_is_against_a_r_and_with_its_suffix_against_a_d(single):
     tasks, given, (_, forgetting, _) = single
     assert set(forgetting) == {"original", "retrain", "unlearned"}
-    plain = {"jsd", "jsd_legacy", "agreement", "lpd", "lpd_median", "log_ppl_difference", "pdlp"}
+    plain = {
+        "jsd",
+        "jsd_legacy",
+        "agreement",
+        "lpd",
+        "lpd_median",
+        "log_ppl_difference",
+        "log_ppl_difference_median",
+        "pdlp",
+    }
     against_original = {f"{name}_original" for name in plain}
     assert set(forgetting["unlearned"]["forget"]) == plain | against_original
     assert set(forgetting["original"]["forget"]) == plain

@@ -12,7 +12,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
 import kga.predictions
-from kga.predictions import LN2, Predictions, cross_entropy, divergence, jsd, jsd_legacy, kl, over_positions
+from kga.predictions import LN2, Predictions, both_jsd, cross_entropy, divergence, jsd, jsd_legacy, kl, over_positions
 
 LOGITS = arrays(np.float32, (2, 3, 4), elements=st.floats(-30, 30, width=32))
 
@@ -340,3 +340,11 @@ def test_label_smoothing_is_torchs(smoothing):
     expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
     side = predictions(logits.log_softmax(1), targets=targets.tolist())
     torch.testing.assert_close(cross_entropy(side, smoothing), expected)
+
+
+def test_both_jsd_are_the_two_by_themselves():
+    first, second = (Predictions(torch.randn(6, 5).log_softmax(1), torch.zeros(6).long(), torch.arange(6), 6)
+                     for _ in range(2))  # fmt: skip
+    both = both_jsd(first, second)
+    torch.testing.assert_close(both[:, 0], jsd(first, second))
+    torch.testing.assert_close(both[:, 1], jsd_legacy(first, second))

@@ -121,6 +121,19 @@ def test_an_unknown_monitor_is_refused_with_what_there_is(tmp_path, monitor):
     assert "bleu" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_patience_needs_an_epoch_to_wait_for(tmp_path):
+    optim = Optim(epochs=2, updates=1, batch_size=4, patience=1)
+    task = sequences.translator(optim=optim)
+    with pytest.raises(UserError, match=r"optim\.updates=1 ends before the first validation"):
+        train(tmp_path, optim, task, validation=Ordered(sequences.examples(task, 4), 4))
+
+
+def test_a_warm_up_that_never_ends_is_told(tmp_path, capsys):
+    optim = Optim(epochs=1, batch_size=16, warmup=4000)
+    train(tmp_path, optim, sequences.translator(optim=optim))
+    assert "the warm-up takes 4000 of only" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_training_by_tokens_resumes_bit_equally(tmp_path):
     optim = Optim(epochs=3, batch_tokens=120, lr=1e-2)
 

@@ -71,9 +71,10 @@ def load_file(task: str, path: str | Path, source_lang: str | None = None, targe
     Raises:
         UserError: the file or a line is not as it should be.
     """
-    given = Path(path).expanduser()
+    given, note = Path(path).expanduser(), None
     if given.is_dir():
-        file = _split_files(given, task, source_lang, target_lang, "new.path")[0]["train"]
+        files, note = _split_files(given, task, source_lang, target_lang, "new.path")
+        file = files["train"]
     elif not given.is_file():
         raise UserError(f"new.path={path}: no such file or data folder")
     elif not given.name.endswith(tuple(_FORMATS)):
@@ -82,7 +83,8 @@ def load_file(task: str, path: str | Path, source_lang: str | None = None, targe
         )
     else:
         file = given
-    return make_corpus(given.resolve().name, task, {"train": _read(file, task)}, cut=False)
+    corpus = make_corpus(given.resolve().name, task, {"train": _read(file, task)}, cut=False)
+    return replace(corpus, notes=(note, *corpus.notes)) if note else corpus
 
 
 def _split_files(

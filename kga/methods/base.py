@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 import torch
 
-from kga.console import note
 from kga.data.batching import Draws, Updates
 from kga.data.encoded import Examples
 from kga.methods.frozen import Frozen
@@ -42,7 +41,8 @@ class Method(pl.Callback, Objective):
     moves: whether it changes the student's weights at all.
     frozen_models: names of the frozen models it needs ("original", or a helper's name).
     splits: names of the sets it draws from.
-    anchor: the set whose pass is an epoch (None: the first one drawn). optim: how the student is updated. Trained methods define ``draws`` and the objective (``terms``, ``combine``).
+    anchor: the set whose pass is an epoch (None: the first one drawn). optim: how the student is updated. Trained methods
+    define ``draws`` and the objective (``terms``, ``combine``).
     """
 
     start: str = "original"
@@ -115,8 +115,6 @@ class Method(pl.Callback, Objective):
         for model in self.frozen.values():
             model.to(pl_module.device)
         updates = int(trainer.estimated_stepping_batches)
-        if self.optim.warmup >= updates:
-            note(f"the warm-up takes {self.optim.warmup:g} of only {updates} updates: the student will hardly move")
         started = time.monotonic()
         with trainer.precision_plugin.forward_context(), torch.no_grad():
             self.prepare(pl_module, updates)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from kga.predictions import Predictions, cross_entropy, jsd, jsd_legacy
+from kga.predictions import Predictions, both_jsd, cross_entropy
 
 
 class Divergence(Metric):
@@ -20,8 +20,9 @@ class Divergence(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, model: Predictions, reference: Predictions) -> None:
-        self.jsd += jsd(model, reference).double().sum()
-        self.jsd_legacy += jsd_legacy(model, reference).double().sum()
+        jsd, legacy = both_jsd(model, reference).double().sum(0)
+        self.jsd += jsd
+        self.jsd_legacy += legacy
         self.agreement += (model.top() == reference.top()).double().sum()
         self.positions += len(model.targets)
 
@@ -33,7 +34,7 @@ class ProbabilityShift(Metric):
     """How the probability of the truth moved against a reference, per example, with ppl(x) = exp(mean loss of x).
 
     lpd: mean of |ppl - ppl_ref| / ppl_ref; lpd_median beside it, as few outliers decide the mean; log_ppl_difference:
-    mean of |log ppl - log ppl_ref|. pdlp: share of examples whose probability fell (ppl > ppl_ref). Against A_R, two
+    mean of |log ppl - log ppl_ref|, and its median. pdlp: share of examples whose probability fell (ppl > ppl_ref). Against A_R, two
     independent retrains give a pdlp of about one half.
     """
 
@@ -52,7 +53,13 @@ class ProbabilityShift(Metric):
         relative = torch.expm1(model - reference).abs()
         return {
             "lpd": relative.mean(),
-            "lpd_median": relative.quantile(0.5) if relative.numel() < 10_000_000 else relative.median(),
+            "lpd_median": _median(relative),
             "log_ppl_difference": (model - reference).abs().mean(),
+            "log_ppl_difference_median": _median((model - reference).abs()),
             "pdlp": (model > reference).double().mean(),
         }
+
+
+def _median(values: Tensor) -> Tensor:
+    # quantile means the two in the middle, but refuses more than 16 million values
+    return values.quantile(0.5) if values.numel() < 10_000_000 else values.median()

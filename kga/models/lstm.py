@@ -50,9 +50,11 @@ class Encoder(nn.Module):
             raise ValueError("the source must be padded on the right: attention_mask has a 0 before a 1")
         lengths = source_lengths(input_ids, attention_mask)
         embedded = self.dropout(self.embed_tokens(input_ids))
-        # Lengths on the CPU: packing asks for that on every device.
-        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = self.lstm(packed)
+        # Lengths on the CPU: packing asks for that on every device. Without autocast: on a GPU it would make the states
+        # half precision whatever precision it is set to, and they would not fit the rest.
+        packed = pack_padded_sequence(embedded.float(), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        with torch.autocast(embedded.device.type, enabled=False):
+            states, _ = self.lstm(packed)
         states, _ = pad_packed_sequence(states, batch_first=True, total_length=input_ids.shape[1])
         return BaseModelOutput(last_hidden_state=states)
 
@@ -143,7 +145,8 @@ class LSTMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         start = torch.tanh(self.bridge(ends)).unflatten(1, (2, self.config.decoder_layers, -1))
         hidden, cell = start.permute(1, 2, 0, 3).contiguous()
         embedded = self.dropout(self.get_input_embeddings()(decoder_input_ids))
-        return self.decoder(embedded, (hidden, cell))[0]
+        with torch.autocast(embedded.device.type, enabled=False):
+            return self.decoder(embedded.float(), (hidden.float(), cell.float()))[0]
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Labels [B, T] shifted right behind the start token; -100 becomes padding."""

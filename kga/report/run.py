@@ -17,7 +17,6 @@ from kga.report.collect import read_result
 from kga.report.render import render
 
 EXTREMES = 10  # examples listed as most, and as least, forgotten
-SAMPLES = 20  # sample outputs shown of each split
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,7 @@ def _samples(folder: Path) -> list[tuple[str, list[dict[str, Any]]]] | None:
         table["split"].unique(), key=lambda split: (order.index(split) if split in order else len(order), split)
     )
     return [
-        (split, [_sample(row, models) for row in table[table["split"] == split].head(SAMPLES).to_dict("records")])
-        for split in splits
+        (split, [_sample(row, models) for row in table[table["split"] == split].to_dict("records")]) for split in splits
     ]
 
 

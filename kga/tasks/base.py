@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from kga.console import note
 from kga.data.corpus import Corpus
 from kga.errors import UserError
 from kga.hashing import folder_digest
@@ -140,6 +141,11 @@ class TaskModule(pl.LightningModule):
         """UserError if this model can't be scored on a data set, e.g. lacks one of its labels."""
 
     # Training --------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        updates = int(self.trainer.estimated_stepping_batches)
+        if self.optim.warmup >= updates:
+            note(f"the warm-up takes {self.optim.warmup:g} of only {updates} updates: the model will hardly move")
 
     def training_step(self, update: Update, index: int) -> Tensor:
         # from_pretrained returns a model in eval mode and Trainer.fit does not change that; nor does Lightning call the

@@ -106,6 +106,7 @@ class Generation(TaskModule):
             "max_length": self.max_length,
             "max_target_length": self.max_target_length,
             "encoder_decoder": self.model.config.is_encoder_decoder,
+            "framing": [*self._framing(), *self._framing(target=True), self.separator],
         }
 
     # Numbers to batches ----------------------------------------------------------------------------------------

@@ -38,7 +38,13 @@ def test_a_model_is_at_distance_0_from_itself():
     divergence, shift = Divergence(), ProbabilityShift()
     divergence.update(side, side), shift.update(side, side)
     assert values(divergence) == pytest.approx({"jsd": 0, "jsd_legacy": 0, "agreement": 1}, abs=1e-6)
-    assert values(shift) == {"lpd": 0, "lpd_median": 0, "log_ppl_difference": 0, "pdlp": 0}
+    assert values(shift) == {
+        "lpd": 0,
+        "lpd_median": 0,
+        "log_ppl_difference": 0,
+        "log_ppl_difference_median": 0,
+        "pdlp": 0,
+    }
 
 
 def test_sure_models_that_disagree_are_ln_2_apart():
@@ -62,6 +68,7 @@ def test_probability_shift_by_hand():
     assert found["lpd"] == pytest.approx(0.5, abs=1e-6)
     assert found["lpd_median"] == pytest.approx(0.5, abs=1e-6)
     assert found["log_ppl_difference"] == pytest.approx((math.log(2) + math.log(2)) / 3, abs=1e-6)
+    assert found["log_ppl_difference_median"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_pdlp_counts_the_examples_whose_probability_fell():

@@ -219,4 +219,4 @@ def test_samples_are_escaped_and_odd_ones_survive(tmp_path):
     assert not {"script", "img"} & set(page.tags) and page.text.count("alert(1)") == 5 + 2
     shown = page.text.split("Sample outputs")[1]
     assert "(empty)" in shown and "retrained (A_R)" not in shown
-    assert "test-19: input" in shown and "test-20: input" not in shown
+    assert "test-29: input" in shown  # as many as the run kept
