@@ -11,6 +11,8 @@ _HOME = {
     "KGA": "kga.methods.kga",
     "Optim": "kga.optim",
     "Predictions": "kga.predictions",
+    "Response": "kga.tasks.response",
+    "Translation": "kga.tasks.translation",
     "Updates": "kga.data.batching",
     "examples": "kga.data.encoded",
     "supervised": "kga.data.batching",
