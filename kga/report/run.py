@@ -67,6 +67,7 @@ def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | No
         "metric": summary.metric_name(summary.main_metric(result)),
         "bleu": summary.bleu_name(result["task"]) if generates else "",
         "signatures": _signatures(result),
+        "generated": [f"{count:,} {split}" for split, count in (result.get("generated") or {}).items()],
         "cut": _cut(result),
         "rows": rows,
         "splits": summary.SPLITS,

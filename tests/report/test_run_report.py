@@ -214,9 +214,12 @@ def test_samples_are_escaped_and_odd_ones_survive(tmp_path):
     samples.loc[1, ["original", "unlearned"]] = ["", None]
     samples.to_parquet(folder / "samples.parquet")
     result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | {"signatures": {ATTACK: ATTACK}}))
+    (folder / "result.json").write_text(
+        json.dumps(result | {"signatures": {ATTACK: ATTACK}, "generated": {"test": 1200}})
+    )
     page = Page(write_run_report(folder, {}))
     assert not {"script", "img"} & set(page.tags) and page.text.count("alert(1)") == 5 + 2
     shown = page.text.split("Sample outputs")[1]
+    assert "Texts were generated for 1,200 test examples" in " ".join(page.text.split())
     assert "(empty)" in shown and "retrained (A_R)" not in shown
     assert "test-29: input" in shown  # as many as the run kept
