@@ -226,7 +226,7 @@ def test_a_stream_larger_than_its_set_gives_the_whole_set():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 120), st.integers(0, 10**6))
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 120), st.integers(0, 10**6))
 def test_batches_by_tokens_stay_within_their_budget(lengths, tokens, seed):
     lengths = np.array(lengths)
     order = np.random.default_rng(seed).permutation(len(lengths))
