@@ -19,7 +19,7 @@ from kga.methods.base import Method
 from kga.optim import Optim
 from kga.quiet import quiet_libraries
 from kga.store import Store
-from kga.study import Study
+from kga.study import Study, epoch_ends
 
 
 def build_method(cfg: Mapping) -> Method:
@@ -57,12 +57,23 @@ def require_trainer(options: Mapping) -> None:
         raise UserError(f"trainer.*: {str(error).strip().splitlines()[0]}") from error
 
 
-def require_sets(method: Method, splits: Splits) -> None:
-    """UserError for a set that the method needs and the study lacks, before anything is trained."""
+def require_inputs(cfg: Mapping, method: Method, splits: Splits) -> None:
+    """UserError for what the method needs and the study lacks, before anything is trained."""
     for name in method.needed_splits():
         if not len(splits[name]):
             given = ": with original.path, give D_n by new.path" if name == "new" else ""
             raise UserError(f"the method needs the set {name!r}, which is empty{given}")
+    if any(statistic.weights == "epoch_ends" for statistic in method.statistics().values()):
+        _require_epoch_ends(cfg)
+
+
+def _require_epoch_ends(cfg: Mapping) -> None:
+    needs = f"method={cfg['choices']['method']} needs A_D's weights at its last two epoch ends"
+    given = cfg["original"]["path"]
+    if given and len(epoch_ends(Path(given).expanduser())) < 2:
+        raise UserError(f"{needs}, which original.path={given} lacks: train A_D here (leave out original.path)")
+    if not given and cfg["optim"]["epochs"] < 2:
+        raise UserError(f"{needs}: set optim.epochs to 2 or more")
 
 
 def close(loggers: Iterable[Logger]) -> None:

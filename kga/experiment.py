@@ -44,12 +44,12 @@ def run(cfg: Mapping) -> tuple[dict, Path]:
 def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     """Everything that takes time; torch is first imported here."""
     from kga.assess import assess
-    from kga.build import build_method, build_study, close, environment, require_sets
+    from kga.build import build_method, build_study, close, environment, require_inputs
     from kga.cost import cost, seconds
 
     method = build_method(cfg)
     splits = _splits(cfg, corpus)
-    require_sets(method, splits)
+    require_inputs(cfg, method, splits)
     splits.write(folder / "splits.parquet")
     study = build_study(cfg, corpus, splits, Store(cfg["store"], note), folder)
     if study.cut["train"]["examples"]:
@@ -65,7 +65,8 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     stage("Unlearning", cfg["choices"]["method"])
     declared = method.helpers()
     helpers = {name: study.helper(name, helper) for name, helper in declared.items()}
-    unlearned = study.unlearned(method, cfg["method"], original, helpers)
+    statistics = {name: study.statistic(name, statistic) for name, statistic in method.statistics().items()}
+    unlearned = study.unlearned(method, cfg["method"], original, helpers, statistics)
     keep_model(unlearned.folder, folder)
     close(study.loggers)
 
@@ -73,14 +74,15 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     started = time.monotonic()
     shown = config.shows_texts(cfg)
     measured = assess(study, original, retrained, unlearned, cfg["evaluation"], folder, texts=shown)
-    spent = seconds(original, retrained, helpers, unlearned)
+    spent = seconds(original, retrained, helpers, statistics, unlearned)
     return {
         "splits": splits.sizes(),
         "cut": study.cut,
         **measured,
         "membership": {},
+        "unlearning": unlearned.meta.get("unlearning", {}),
         "seconds": spent | {"evaluate": time.monotonic() - started, "attack": 0.0},
-        "cost": cost(helpers, declared, unlearned, moves=method.moves),
+        "cost": cost(helpers, declared, statistics, unlearned, moves=method.moves),
         "environment": environment(cfg),
     }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from kga.errors import UserError
 from kga.predictions import cross_entropy
 
 Batch = dict[str, Tensor]
@@ -39,8 +40,18 @@ class Objective:
         """Loss of the update from the means of all its sums."""
         return sum(means.values())
 
+    def shape_gradients(self, module) -> None:
+        """Called when the gradients of an update are complete, before they are clipped: to mask some in place."""
+
     def after_update(self, module, means: dict[str, float], loss: float) -> None:
         """Called after the optimiser's step, for logging, stopping and dual variables."""
+
+    def diverged(self, module, what: str) -> None:
+        """Called instead of the optimiser's step when the loss or the gradient is not finite. UserError: nothing to save."""
+        raise UserError(
+            f"the {what} is not finite at update {module.trainer.global_step + 1}: stopped before the weights were "
+            f"touched, and what was saved before is kept; try a lower learning rate (now {module.optim.lr:g}) or clipping"
+        )
 
     def counts(self, module, step: Step) -> dict[str, int]:
         """How many units each set of the step contributes to the means."""

@@ -1,6 +1,7 @@
 """The trained models of one study: each is made once, kept in the store, and found again by whoever needs it."""
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from kga.console import note
 from kga.data.batching import Ordered, supervised
@@ -17,11 +19,12 @@ from kga.data.splits import Split, Splits
 from kga.errors import UserError
 from kga.hashing import RECIPE, digest, folder_digest, state_digest
 from kga.memory import PeakMemory
-from kga.methods.base import Helper, Method
+from kga.methods.base import Helper, Method, Statistic
 from kga.optim import Optim
 from kga.store import Artifact, Store
 from kga.tasks.base import TaskModule
-from kga.training import EpochEnds, fit
+from kga.training import EpochEnds, KeepOptimizer, fit
+from kga.unlearning import on_device, unlearn
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Study:
         """A_D: trained on D, or the given model."""
         if self._original is None:
             self._original = (
-                self._train("original", self.splits["train"], "A_D on D", epoch_ends=True)
+                self.train("original", self.splits["train"], "A_D on D", epoch_ends=True)
                 if self.given is None
                 else Trained(self.given, folder_digest(self.given), {})
             )
@@ -123,18 +126,55 @@ class Study:
         """A_R: trained on D_r with A_D's recipe and number of epochs. ``number`` > 0: further ones, with other seeds."""
         epochs = self.original().meta.get("epochs") if self.optim.patience else None
         title = "A_R on D without the forget set" + (f" (seed {number + 1})" if number else "")
-        return self._train(
-            "retrained", self.splits["retain"], title, seed=self.seed + 1000 * number, stop_epochs=epochs
-        )
+        return self.train("retrained", self.splits["retain"], title, seed=self.seed + 1000 * number, stop_epochs=epochs)
 
     def helper(self, name: str, helper: Helper) -> Trained:
         """An auxiliary model of a method."""
+        if helper.split is None:
+            return self._untrained(name, helper)
         rows = self.splits[helper.split].rows
         if helper.retain_share:
             rows = np.concatenate([rows, self._extra(helper, rows)])
         optim = replace(self.optim, **helper.optim)
         title = {"forget": "A_f on the forget set", "new": "A_n on the new set"}.get(helper.split, name)
-        return self._train("helpers", Split("train", rows), title, optim=optim, start=helper.start)
+        return self.train("helpers", Split("train", rows), title, optim=optim, start=helper.start)
+
+    def _untrained(self, name: str, helper: Helper) -> Trained:
+        module = self._initial(helper.start, self.seed, self.optim)
+        recipe = {"encoding": module.encoding(), "architecture": _architecture(module),
+                  "weights": state_digest(module.model.state_dict())}  # fmt: skip
+        return self.keep("untrained", recipe, lambda out, work: module.save(out) or {}, f"{name}, untrained")
+
+    def statistic(self, name: str, wanted: Statistic) -> Trained:
+        """Tensors that a method computes once from A_D (``tensors.safetensors``)."""
+        original, examples = self.original(), self.splits[wanted.split]
+        recipe = {
+            "recipe": RECIPE, "name": name, "settings": dict(wanted.recipe), "weights": wanted.weights,
+            "original": original.key, "examples": self.splits.fingerprint(examples), "seed": self.seed,
+            "encoding": self._codec.encoding(), "precision": str(self.hardware.get("precision")),
+        }  # fmt: skip
+
+        def make(out: Path, work: Path) -> dict:
+            models = self._ends(original) if wanted.weights == "epoch_ends" else [self.load(original)]
+            started = time.monotonic()
+            with on_device(models, self.hardware, self.seed):
+                tensors = wanted.compute(models, self.view(examples))
+            save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, out / "tensors.safetensors")
+            return {"seconds": time.monotonic() - started}
+
+        return self.keep("statistics", recipe, make, f"{name.replace('_', ' ')} of A_D")
+
+    def _ends(self, original: Trained) -> list[TaskModule]:
+        """A_D at its last two epoch ends."""
+        files = epoch_ends(original.folder)
+        if len(files) < 2:
+            raise UserError(
+                f"{original.folder} lacks its weights at the last two epoch ends: train A_D for 2 epochs or more"
+            )
+        models = [self.load(original) for _ in files]
+        for model, file in zip(models, files, strict=True):
+            model.model.load_state_dict(load_file(file), strict=False)
+        return models
 
     def _extra(self, helper: Helper, rows: np.ndarray) -> np.ndarray:
         retain = self.splits["retain"].rows
@@ -157,12 +197,18 @@ class Study:
             )
         return module
 
-    def _train(
+    def train(
         self, kind: str, split: Split, title: str, *, seed: int | None = None, optim: Optim | None = None,
         start: str = "pretrained", epoch_ends: bool = False, stop_epochs: int | None = None,
+        after: Trained | None = None, keep_optimizer: bool = False,
     ) -> Trained:  # fmt: skip
+        """A model trained on some examples, from the store where it is there.
+
+        start: "pretrained", "scratch" or "original"; after: go on from that model, and from its optimiser where that was
+        kept (``keep_optimizer``). epoch_ends: keep the weights of the last two.
+        """
         seed, optim = self.seed if seed is None else seed, optim or self.optim
-        module = self._initial(start, seed, optim)
+        module = self.load(after, optim) if after else self._initial(start, seed, optim)
         recipe = {
             "recipe": RECIPE,
             "encoding": module.encoding(),
@@ -175,14 +221,18 @@ class Study:
             "precision": str(self.hardware.get("precision")),
             "epoch_ends": epoch_ends,
         }
+        if after or keep_optimizer:
+            recipe |= {"after": after.key if after else None, "keep_optimizer": keep_optimizer}
 
         def make(out: Path, work: Path) -> dict:
             updates = supervised(self.view(split), optim, seed)
             watch = kind == "original" and bool(optim.patience)
             validation = everything(self.tables["validation"], self._codec)
+            callbacks = [EpochEnds(work / "epoch_ends")] if epoch_ends else []
+            callbacks += [KeepOptimizer(after.folder if after else None, out)] if keep_optimizer else []
             meta = fit(
                 module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work, description=title,
-                callbacks=[EpochEnds(work / "epoch_ends")] if epoch_ends else [], stop_epochs=stop_epochs,
+                callbacks=callbacks, stop_epochs=stop_epochs,
                 validation=Ordered(validation, optim.batch_size) if watch else None,
             )  # fmt: skip
             module.save(out)
@@ -190,9 +240,10 @@ class Study:
                 shutil.copytree(work / "epoch_ends", out / "epoch_ends")
             return meta
 
-        return self._keep(kind, recipe, make, title)
+        return self.keep(kind, recipe, make, title)
 
-    def _keep(self, kind: str, recipe: dict, make, title: str) -> Trained:
+    def keep(self, kind: str, recipe: dict, make, title: str) -> Trained:
+        """What ``make`` makes (see ``Store.get``), or has made before; says so."""
         artifact: Artifact = self.store.get(kind, recipe, make)
         if artifact.reused:
             note(f"{title}: reused from the store")
@@ -201,18 +252,21 @@ class Study:
     # Unlearning ------------------------------------------------------------------------------------------------
 
     def unlearned(
-        self, method: Method, settings: Mapping, original: Trained, helpers: Mapping[str, Trained]
-    ) -> Trained:
+        self, method: Method, settings: Mapping, original: Trained, helpers: Mapping[str, Trained],
+        statistics: Mapping[str, Trained] | None = None,
+    ) -> Trained:  # fmt: skip
         """A*: the method applied to A_D. settings: the method's resolved config, part of what names the result."""
         if method.start == "initial":
-            return self.retrained()
+            return method.train(self)
         if not method.moves:
             return original
+        computed = statistics or {}
         recipe = {
             "recipe": RECIPE,
             "method": settings,
             "original": original.key,
             "helpers": {name: helper.key for name, helper in helpers.items()},
+            "statistics": {name: found.key for name, found in computed.items()},
             "encoding": self._codec.encoding(),
             "sets": {name: self.splits.fingerprint(self.splits[name]) for name in method.needed_splits()},
             "seed": self.seed,
@@ -222,21 +276,21 @@ class Study:
         def make(out: Path, work: Path) -> dict:
             frozen = {"original": original, **helpers}
             loaded = {name: self.load(frozen[name]) for name in method.frozen_models}
-            method.attach(loaded, {name: self.examples(name) for name in method.splits})
+            tensors = {name: load_file(found.folder / "tensors.safetensors") for name, found in computed.items()}
+            method.attach(loaded, {name: self.examples(name) for name in method.splits}, tensors)
             del loaded  # so that models whose predictions are cached can leave memory
             student = self.load(original)
             with PeakMemory() as memory:
-                meta = fit(
-                    student, method.stream(self.seed), optim=method.optim, hardware=self.hardware, seed=self.seed,
-                    work=work, description="A* unlearning", callbacks=[method], loggers=self.loggers,
-                )  # fmt: skip
+                meta = unlearn(method, student, hardware=self.hardware, seed=self.seed, work=work, loggers=self.loggers)
             student.save(out)
-            pd.DataFrame(method.history).to_csv(out / "updates.csv", index=False)
+            if method.history:
+                pd.DataFrame(method.history).to_csv(out / "updates.csv", index=False)
             held = sum(model.bytes() for model in method.frozen.values())
             method.frozen.clear()  # the evaluation needs the memory
-            return meta | {"cache_seconds": method.cache_seconds, "peak_memory_bytes": memory.peak, "cache_bytes": held}
+            return meta | {"cache_seconds": method.cache_seconds, "peak_memory_bytes": memory.peak, "cache_bytes": held,
+                           "unlearning": method.outcome()}  # fmt: skip
 
-        return self._keep("unlearned", recipe, make, "A*")
+        return self.keep("unlearned", recipe, make, "A*")
 
 
 def _require_positions(module: TaskModule) -> None:
@@ -247,6 +301,11 @@ def _require_positions(module: TaskModule) -> None:
             f"model.max_length={module.max_length}: an example may take {module.longest()} positions, the model has "
             f"{positions}: lower model.max_length or task.max_target_length"
         )
+
+
+def epoch_ends(folder: Path) -> list[Path]:
+    """The weights that a model kept of its last two epoch ends, the earlier first."""
+    return sorted((folder / "epoch_ends").glob("epoch-*.safetensors"))
 
 
 def _architecture(module: TaskModule) -> str:

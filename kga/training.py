@@ -87,6 +87,24 @@ class EpochEnds(pl.Callback):
             old.unlink()
 
 
+class KeepOptimizer(pl.Callback):
+    """Starts from an optimiser's state kept beside a model (``folder``; None: a fresh one), and keeps it at the end."""
+
+    FILE = "optimizer.pt"
+
+    def __init__(self, folder: Path | None, out: Path) -> None:
+        self.folder, self.out = folder, out
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.folder is not None and trainer.global_step == 0:  # else a checkpoint has it already
+            state = torch.load(self.folder / self.FILE, weights_only=True, map_location=pl_module.device)
+            own = trainer.optimizers[0].state_dict()
+            trainer.optimizers[0].load_state_dict({**own, "state": state["state"]})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.save({"state": trainer.optimizers[0].state_dict()["state"]}, self.out / self.FILE)
+
+
 def fit(
     module: TaskModule,
     updates: Updates,

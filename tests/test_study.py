@@ -8,7 +8,7 @@ import torch
 from helpers import tiny
 from helpers.contract import HARDWARE
 
-from kga.build import require_sets
+from kga.build import require_inputs
 from kga.data.forget import Group, Random
 from kga.data.splits import make_splits
 from kga.errors import UserError
@@ -171,7 +171,7 @@ def test_a_method_whose_set_is_empty_is_refused(corpus, root):
     given = study(corpus, root).original().folder
     here = study(corpus, root, original=str(given), splits={"original_is_given": True})
     with pytest.raises(UserError, match=r"new\.path"):
-        require_sets(KGA(), here.splits)
+        require_inputs({}, KGA(), here.splits)
 
 
 def test_a_given_model_is_used_as_it_is(corpus, root):

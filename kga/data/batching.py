@@ -128,8 +128,9 @@ class Updates:
     """Iterates over the updates of an epoch; Lightning takes it as a dataloader.
 
     draws: what an update consists of, e.g. ``[("forget", "new"), ("retain",), ("retain",)]``: three steps, the first
-    with a batch of each of two sets. ``epoch -> draws``, so that phases are possible.
+    with a batch of each of two sets. ``update -> draws``, counted from 0 over all epochs, so that phases are possible.
     anchor: an epoch is one pass over this set (None: the first set drawn); the others go on where they were.
+    length: updates of an epoch, where a method has its own plan of passes.
     micro_batch_size: steps are cut into several of at most this many examples per set.
     aligned: the sets of a step give as many examples as its first, so that example meets example.
     batch_tokens: batches by tokens instead of ``batch_size``, see ``token_batches``.
@@ -150,14 +151,16 @@ class Updates:
         anchor: str | None = None,
         aligned: bool = False,
         batch_tokens: int | None = None,
+        length: int | None = None,
     ) -> None:
+        self.length = length
         self.sets, self.draws, self.micro_batch_size = dict(sets), draws, micro_batch_size
         self.partners, self.anchor, self.aligned = dict(partners or {}), anchor, aligned
         self.streams = {
             name: Stream(name, examples, batch_size, bucket, seed, (share or {}).get(name, 1.0), redraw, batch_tokens)
             for name, examples in self.sets.items()
         }
-        self.epoch, self.done = 0, 0
+        self.epoch, self.done, self.taken = 0, 0, 0
         self.sampler = self  # Lightning hands the epoch to ``loader.sampler``
 
     def set_epoch(self, epoch: int) -> None:
@@ -165,7 +168,9 @@ class Updates:
             self.epoch, self.done = epoch, 0
 
     def __len__(self) -> int:
-        drawn = [name for step in self.draws(self.epoch) for name in step]
+        if self.length is not None:
+            return self.length
+        drawn = [name for step in self.draws(0) for name in step]
         anchor = self.anchor or drawn[0]
         return -(-self.streams[anchor].batches_per_pass() // drawn.count(anchor))
 
@@ -174,8 +179,8 @@ class Updates:
         if self.done >= length:  # the last update of an epoch was taken, and nobody asked for one more
             self.done = 0
         while self.done < length:
-            self.done += 1
-            yield [step for names in self.draws(self.epoch) for step in self._steps(names)]
+            self.done, self.taken = self.done + 1, self.taken + 1
+            yield [step for names in self.draws(self.taken - 1) for step in self._steps(names)]
         self.done = 0
 
     def _steps(self, names: tuple[str, ...]) -> Iterator[Step]:
@@ -195,16 +200,17 @@ class Updates:
         return {
             "epoch": self.epoch,
             "done": self.done,
+            "taken": self.taken,
             "streams": {name: [stream.passes, stream.offset] for name, stream in self.streams.items()},
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.done = state["epoch"], state["done"]
+        self.epoch, self.done, self.taken = state["epoch"], state["done"], state["taken"]
         for name, (passes, offset) in state["streams"].items():
             self.streams[name].passes, self.streams[name].offset = passes, offset
 
 
-def train_only(epoch: int) -> Draws:
+def train_only(update: int) -> Draws:
     """Draws of plain supervised training: one batch of "train" per update."""
     return [("train",)]
 

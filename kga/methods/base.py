@@ -1,31 +1,38 @@
 """What every unlearning method is: a Lightning callback that fills the task's objective slot."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
+from kga.console import note
 from kga.data.batching import Draws, Updates
 from kga.data.encoded import Examples
+from kga.errors import one_of
 from kga.methods.frozen import Frozen
 from kga.objective import Objective, Supervised
 from kga.optim import Optim
 from kga.tasks.base import TaskModule
 
+if TYPE_CHECKING:
+    from kga.study import Study, Trained
+
 
 @dataclass(frozen=True)
 class Helper:
-    """An auxiliary model that a method needs trained before it starts.
+    """An auxiliary model that a method needs before it starts.
 
-    split: the set it is trained on ("forget": A_f, "new": A_n). start: "pretrained" (the model's initial weights),
-    "scratch" (random weights) or "original" (A_D). retain_share: share of D_r added to its training set, drawn with
-    ``seed``; dedupe: leave out added examples whose text is in the set already. per_request: whether it has to be
-    trained anew for every request.
+    split: the set it is trained on ("forget": A_f, "new": A_n), or None: it is not trained at all.
+    start: "pretrained" (the model's initial weights), "scratch" (random weights) or "original" (A_D).
+    retain_share: share of D_r added to its training set, drawn with ``seed``; dedupe: leave out added examples whose text
+    is in the set already. per_request: whether it has to be trained anew for every request.
     """
 
-    split: str
+    split: str | None
     start: str = "pretrained"
     retain_share: float = 0.0
     seed: int = 0
@@ -34,50 +41,87 @@ class Helper:
     optim: dict = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Statistic:
+    """Tensors that a method computes once from A_D and one of its sets, kept for all requests that follow.
+
+    compute: (models, examples) -> tensors by name; recipe: what decides them, besides models and examples.
+    weights: "final" (one model: A_D) or "epoch_ends" (two: A_D at its last two epoch ends, the later one second).
+    """
+
+    compute: Callable[[Sequence[TaskModule], Examples], dict[str, Tensor]]
+    recipe: Mapping
+    split: str = "train"
+    weights: str = "final"
+
+
 class Method(pl.Callback, Objective):
     """Base of all methods. A method declares what it needs and overrides the few hooks that make it different.
 
-    start: what the student starts from, "original" (A_D) or "initial" (the untrained model: a retraining method).
+    start: what the student starts from, "original" (A_D) or "initial" (the untrained model: a retraining method, which
+    defines ``train``).
     moves: whether it changes the student's weights at all.
-    frozen_models: names of the frozen models it needs ("original", or a helper's name).
-    splits: names of the sets it draws from.
-    anchor: the set whose pass is an epoch (None: the first one drawn). optim: how the student is updated. Trained methods
-    define ``draws`` and the objective (``terms``, ``combine``).
+    edits: whether it changes them once (``edit``) instead of by updates (``draws``, ``terms``, ``combine``).
+    teachers: the frozen models it needs ("original", or a helper's name), and the sets that each predicts on.
+    splits: names of the sets it draws from. derived: sets that it makes itself from those (``derive``).
+    anchor: the set whose pass is an epoch (None: the first one drawn). optim: how the student is updated.
+    cache: "exact" keeps what frozen models predict and lets them leave memory, "none" runs them at every update.
     """
 
     start: str = "original"
     moves: bool = True
-    frozen_models: tuple[str, ...] = ()
+    edits: bool = False
+    teachers: Mapping[str, tuple[str, ...]] = {}
     splits: tuple[str, ...] = ("forget", "retain")
+    derived: tuple[str, ...] = ()
     anchor: str | None = None
+    cache: str = "exact"
 
-    def __init__(self, optim: Optim | Mapping | None = None) -> None:
+    def __init__(self, optim: Optim | Mapping | None = None, cache: str = "exact") -> None:
         super().__init__()
+        one_of("method.cache", cache, ("exact", "none"))
+        self.cache = cache
         self.optim = optim if isinstance(optim, Optim) else Optim(**(optim or {}))
         self.frozen: dict[str, Frozen] = {}
         self.sets: dict[str, Examples] = {}
+        self.statistics_found: dict[str, dict[str, Tensor]] = {}
         self.history: list[dict[str, float]] = []
+        self.stopped: str | None = None
         self.cache_seconds = 0.0
 
     # What a method declares ------------------------------------------------------------------------------------
 
+    @property
+    def frozen_models(self) -> tuple[str, ...]:
+        """Names of the frozen models it needs."""
+        return tuple(self.teachers)
+
     def helpers(self) -> dict[str, Helper]:
-        """The auxiliary models to train first, by name."""
+        """The auxiliary models to make first, by name."""
+        return {}
+
+    def statistics(self) -> dict[str, Statistic]:
+        """What is computed once from A_D, by name; given back as ``statistics_found``."""
         return {}
 
     def needed_splits(self) -> tuple[str, ...]:
         """Sets that must hold examples: those drawn from and those helpers are trained on."""
-        return tuple(dict.fromkeys((*self.splits, *(helper.split for helper in self.helpers().values()))))
+        trained = (helper.split for helper in self.helpers().values() if helper.split)
+        return tuple(dict.fromkeys((*self.splits, *trained)))
 
-    def draws(self, epoch: int) -> Draws:
-        """What one update consists of, see ``Updates``."""
+    def draws(self, update: int) -> Draws:
+        """What an update consists of (counted from 0), see ``Updates``."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def derive(self, name: str) -> Examples:
+        """One of the sets ``derived``."""
+        raise NotImplementedError(f"{type(self).__name__} derives no set {name!r}")
 
     def stream(self, seed: int) -> Updates:
         """The updates of a fit, as Lightning's dataloader."""
         optim = self.optim
         return Updates(
-            {name: self.sets[name] for name in self.splits},
+            {name: self.sets[name] for name in (*self.splits, *self.derived)},
             self.draws,
             optim.batch_size,
             seed,
@@ -88,19 +132,27 @@ class Method(pl.Callback, Objective):
         )
 
     def stream_options(self) -> dict:
-        """More arguments of ``Updates``: shares of sets, pairs of examples."""
+        """More arguments of ``Updates``: shares of sets, pairs of examples, the length of a plan."""
         return {}
 
     # Life cycle ------------------------------------------------------------------------------------------------
 
-    def attach(self, frozen: Mapping[str, TaskModule], sets: Mapping[str, Examples]) -> "Method":
-        """Gives the method its frozen models and its sets. Returns the method."""
+    def attach(
+        self,
+        frozen: Mapping[str, TaskModule],
+        sets: Mapping[str, Examples],
+        statistics: Mapping[str, dict[str, Tensor]] | None = None,
+    ) -> "Method":
+        """Gives the method its frozen models, its sets and its statistics. Returns the method."""
+        given = statistics or {}
         missing = [name for name in self.frozen_models if name not in frozen]
-        missing += [name for name in self.needed_splits() if name not in sets]
+        missing += [name for name in self.splits if name not in sets]
+        missing += [name for name in self.statistics() if name not in given]
         if missing:
             raise ValueError(f"{type(self).__name__} needs {', '.join(missing)}: pass them to attach")
         self.frozen = {name: Frozen(frozen[name]) for name in self.frozen_models}
-        self.sets = dict(sets)
+        self.sets, self.statistics_found = dict(sets), dict(given)
+        self.sets |= {name: self.derive(name) for name in self.derived}
         return self
 
     def setup(self, trainer: pl.Trainer, pl_module: TaskModule, stage: str) -> None:
@@ -112,6 +164,7 @@ class Method(pl.Callback, Objective):
         pl_module.objective, pl_module.optim = self, self.optim
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: TaskModule) -> None:
+        trainer.should_stop = self.stopped is not None  # a run that was stopped, and then cut off before it was saved
         for model in self.frozen.values():
             model.to(pl_module.device)
         updates = int(trainer.estimated_stepping_batches)
@@ -122,10 +175,36 @@ class Method(pl.Callback, Objective):
 
     def prepare(self, module: TaskModule, updates: int) -> None:
         """Called once before the first update, on the student's device, without gradients: caches, first values."""
+        if self.cache == "exact":
+            self.fill_caches(updates)
+
+    def fill_caches(self, updates: int) -> None:
+        """Keeps what frozen models predict; one that has nothing left to predict leaves memory.
+
+        Predictions on D_r are kept where it is drawn from more than once: else it would cost more than it saves.
+        """
+        names = [name for update in range(updates) for step in self.draws(update) for name in step]
+        once = names.count("retain") * self.optim.batch_size <= len(self.sets.get("retain", ()))
+        for name, sets in self.teachers.items():
+            kept = [of for of in sets if not (once and of == "retain")]
+            for of in kept:
+                self.frozen[name].cache(of, self.sets[of], self.view)
+            if len(kept) == len(sets):
+                self.frozen[name].drop_model()
+
+    def edit(self, module: TaskModule) -> None:
+        """Changes the student's weights once, on its device, in eval mode. For methods that declare ``edits``."""
+        raise NotImplementedError(f"{type(self).__name__} edits nothing")
+
+    def train(self, study: "Study") -> "Trained":
+        """The model of a method that starts from the initial model: trained by the study, on what may still be used."""
+        raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     def teardown(self, trainer: pl.Trainer, pl_module: TaskModule, stage: str) -> None:
         if stage == "fit":
             pl_module.objective = Supervised()
+
+    # What is kept ----------------------------------------------------------------------------------------------
 
     def after_update(self, module: TaskModule, means: dict[str, float], loss: float) -> None:
         """Keeps and logs the means of the update's sums."""
@@ -139,8 +218,22 @@ class Method(pl.Callback, Objective):
             {f"unlearn/{name}": value for name, value in values.items()} | {"unlearn/lr": rate}, batch_size=1
         )
 
+    def halt(self, module: TaskModule, reason: str) -> None:
+        """Ends unlearning after this update, and says why (``unlearning.stopped`` of the result)."""
+        self.stopped = reason
+        module.trainer.should_stop = True
+        note(f"unlearning stopped after {len(self.history)} updates: {reason}")
+
+    def diverged(self, module: TaskModule, what: str) -> None:
+        """Keeps the last finite weights: a method that blows up is a result, and is reported as such."""
+        self.halt(module, f"diverged: the {what} of the next update was not finite")
+
+    def outcome(self) -> dict:
+        """What the result says of the unlearning itself, beside its models: a method adds its own findings."""
+        return {"updates": len(self.history), "stopped": self.stopped}
+
     def state_dict(self) -> dict:
-        return {"history": [dict(row) for row in self.history]}
+        return {"history": [dict(row) for row in self.history], "stopped": self.stopped}
 
     def load_state_dict(self, state: dict) -> None:
-        self.history = [dict(row) for row in state["history"]]
+        self.history, self.stopped = [dict(row) for row in state["history"]], state["stopped"]

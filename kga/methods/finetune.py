@@ -14,7 +14,7 @@ class Finetune(Method):
 
     splits = ("retain",)
 
-    def draws(self, epoch: int) -> Draws:
+    def draws(self, update: int) -> Draws:
         return [("retain",)]
 
     def terms(self, module: TaskModule, step: Step) -> dict[str, Tensor]:

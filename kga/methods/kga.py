@@ -37,7 +37,6 @@ CHOICES = {
     "pairing": ("random", "fixed", "length", "label"),
     "gap_penalty": ("abs", "squared", "huber", "hinge"),
     "anchor": ("forget", "retain"),
-    "cache": ("exact", "none"),
 }
 
 
@@ -96,7 +95,7 @@ class KGA(Method):
     from A_f. With a > g at the start the loss would pull A* towards the model that memorised D_f: that is warned of.
     """
 
-    frozen_models = ("original", "forget_helper", "new_helper")
+    teachers = {"original": ("new", "retain"), "forget_helper": ("forget",), "new_helper": ("new",)}  # noqa: RUF012
     splits = ("forget", "new", "retain")
 
     def __init__(
@@ -121,13 +120,13 @@ class KGA(Method):
         helpers: Helpers | Mapping | None = None,
         optim: Optim | Mapping | None = None,
     ) -> None:
-        super().__init__(optim)
+        super().__init__(optim, cache)
         self.alpha, self.gap_weight = alpha, gap_weight
         self.kl_forget, self.kl_new, self.kl_retain = kl_forget, kl_new, kl_retain
         self.reduction, self.view, self.gap_level = reduction, view, gap_level
         self.pairing, self.gap_penalty = pairing, gap_penalty
         self.retain_batches, self.retain_sample, self.retain_redraw = retain_batches, retain_sample, retain_redraw
-        self.student_dropout, self.anchor, self.cache = student_dropout, anchor, cache
+        self.student_dropout, self.anchor = student_dropout, anchor
         self.stop = stop if isinstance(stop, Stop) else Stop(**(stop or {}))
         self.helper_options = helpers if isinstance(helpers, Helpers) else Helpers(**(helpers or {}))
         for key, known in CHOICES.items():
@@ -155,7 +154,7 @@ class KGA(Method):
             "new_helper": Helper("new", **shared, optim=options.optim),
         }
 
-    def draws(self, epoch: int) -> Draws:
+    def draws(self, update: int) -> Draws:
         first = ("forget",) if self.gap_level == "dataset_mean" else ("forget", "new")
         return [first] + [("retain",)] * self.retain_batches
 
@@ -180,8 +179,7 @@ class KGA(Method):
 
     def prepare(self, module: TaskModule, updates: int) -> None:
         module.dropout = self.student_dropout
-        if self.cache == "exact":
-            self._fill_caches(updates)
+        super().prepare(module, updates)
         self.g = self._mean_gap(self.sets["new"], self._new_gap, module.device)
         if self.a0 is None:
             self.a0 = self.full_gap(module)
@@ -190,18 +188,6 @@ class KGA(Method):
                     f"a0 = {self.a0:.4f} > g = {self.g:.4f}: A* is already further from A_f than A_D is from A_n; the gap "
                     "term will pull it towards A_f at first. Check the helpers (method.helpers.*)."
                 )
-
-    def _fill_caches(self, updates: int) -> None:
-        original, forget_helper, new_helper = (self.frozen[name] for name in self.frozen_models)
-        forget_helper.cache("forget", self.sets["forget"], self.view)
-        new_helper.cache("new", self.sets["new"], self.view)
-        original.cache("new", self.sets["new"], self.view)
-        forget_helper.drop_model()
-        new_helper.drop_model()
-        drawn = updates * self.retain_batches * self.optim.batch_size
-        if drawn > len(self.sets["retain"]):  # else most examples are seen once at most, and caching them all is dearer
-            original.cache("retain", self.sets["retain"], self.view)
-            original.drop_model()
 
     @torch.no_grad()
     def full_gap(self, module: TaskModule) -> float:
@@ -297,7 +283,7 @@ class KGA(Method):
         row = {"loss": loss, "a": a, "g": g, "a0": self.a0, "sign": sign, "error": error, "retain": means["retain"]}
         self.record(module, row)
         if self._aligned(module, a, g):
-            module.trainer.should_stop = True
+            self.halt(module, f"the gap is aligned (stop.criterion={self.stop.criterion})")
 
     def _gaps(self, means: dict[str, float]) -> tuple[float, float]:
         if self.gap_level in ("dataset_mean", "batch"):

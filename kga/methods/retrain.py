@@ -1,6 +1,13 @@
 """Retraining from scratch without the forget set: the gold standard A_R."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from kga.methods.base import Method
+
+if TYPE_CHECKING:
+    from kga.study import Study, Trained
 
 
 class Retrain(Method):
@@ -11,3 +18,6 @@ class Retrain(Method):
 
     start = "initial"
     splits = ("retain",)
+
+    def train(self, study: Study) -> Trained:
+        return study.retrained()

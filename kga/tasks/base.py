@@ -1,6 +1,7 @@
 """What every task shares: the objective's slot, the optimiser, the update, saving."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,7 @@ class TaskModule(pl.LightningModule):
         if self.optim.warmup >= updates:
             note(f"the warm-up takes {self.optim.warmup:g} of only {updates} updates: the model will hardly move")
 
-    def training_step(self, update: Update, index: int) -> Tensor:
+    def training_step(self, update: Update, index: int) -> Tensor | None:
         # from_pretrained returns a model in eval mode and Trainer.fit does not change that; nor does Lightning call the
         # hooks of an epoch's start when it goes on in the middle of one.
         if self.model.training != self.dropout:
@@ -163,21 +164,22 @@ class TaskModule(pl.LightningModule):
             reduce=lambda value: strategy.reduce(value, reduce_op="sum"),
             world_size=self.trainer.world_size,
         )
+        self.objective.shape_gradients(self)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optim.clip or float("inf"))
-        self._require_finite(loss, norm)
+        if what := self._not_finite(loss, norm):
+            self.objective.diverged(self, what)
+            return None
         optimizer.step()
         self.objective.after_update(self, means, loss)
         schedule.step()
         return torch.tensor(loss)
 
-    def _require_finite(self, loss: float, norm: Tensor) -> None:
+    def _not_finite(self, loss: float, norm: Tensor) -> str:
+        """What of an update is not finite, or nothing."""
         scaled = "16-mixed" in str(self.trainer.precision) and "bf16" not in str(self.trainer.precision)
-        if loss != loss or loss in (float("inf"), float("-inf")) or not (scaled or bool(torch.isfinite(norm))):
-            what = "loss" if loss != loss or abs(loss) == float("inf") else "gradient"
-            raise UserError(
-                f"the {what} is not finite at update {self.trainer.global_step + 1}: stopped before the weights were "
-                f"touched, and what was saved before is kept; try a lower learning rate (now {self.optim.lr:g}) or clipping"
-            )
+        if not math.isfinite(loss):
+            return "loss"
+        return "" if scaled or bool(torch.isfinite(norm)) else "gradient"
 
     def on_validation_epoch_start(self) -> None:
         self._watched = [metric.to(self.device) for metric in (Loss(), *self.utility_metrics())]

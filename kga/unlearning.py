@@ -1,0 +1,47 @@
+"""One method applied to one student: by updates (a fit) or by one edit; timed, seeded, on the hardware of the run."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from kga.methods.base import Method
+from kga.tasks.base import TaskModule
+from kga.training import fit
+
+
+def unlearn(
+    method: Method, student: TaskModule, *, hardware: Mapping, seed: int, work: Path, loggers: Sequence = (),
+    callbacks: Sequence[pl.Callback] = (),
+) -> dict:  # fmt: skip
+    """Makes the student forget by an attached method; returns {"seconds", "epochs", "updates"}.
+
+    Updates go on from the newest checkpoint in ``work``; an edit, which is one pass or a few, starts anew.
+    """
+    if not method.edits:
+        return fit(
+            student, method.stream(seed), optim=method.optim, hardware=hardware, seed=seed, work=work,
+            description="A* unlearning", callbacks=[method, *callbacks], loggers=loggers,
+        )  # fmt: skip
+    for name, model in method.frozen.items():
+        model.require_apart_from(student, name)
+    started = time.monotonic()
+    with on_device([student, *(model.module for model in method.frozen.values())], hardware, seed):
+        method.edit(student)
+    return {"seconds": time.monotonic() - started, "epochs": 0, "updates": 0}
+
+
+@contextmanager
+def on_device(modules: Sequence[TaskModule], hardware: Mapping, seed: int) -> Iterator[None]:
+    """Modules in eval mode on the device and in the precision of the run, for work outside a fit; random state seeded."""
+    arguments = {name: value for name, value in hardware.items() if name not in ("checkpoint_minutes", "profiler")}
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, **arguments)
+    pl.seed_everything(seed, verbose=False)
+    for module in modules:
+        module.eval().to(trainer.strategy.root_device)
+    with trainer.precision_plugin.forward_context():
+        yield
+    for module in modules:
+        module.cpu()
