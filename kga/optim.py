@@ -23,6 +23,7 @@ class Optim:
     batch_tokens: instead of ``batch_size``, as many examples of similar length that their number times the longest (tokens
         of input and target) stays within this (supervised training only).
     bucket: batches of similar length are cut from windows of this many batches (1: no sorting by length).
+    schedule_start, schedule_total: where a fit stands in a schedule that spans several (None: this fit is all of it).
     """
 
     epochs: int = 10
@@ -42,6 +43,8 @@ class Optim:
     label_smoothing: float = 0.0
     batch_tokens: int | None = None
     bucket: int = 50
+    schedule_start: int = 0
+    schedule_total: int | None = None
 
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)
@@ -78,5 +81,6 @@ def optimizer_and_schedule(module: torch.nn.Module, optim: Optim, total: int):
     optimizer = torch.optim.AdamW(
         parameter_groups(module, optim.weight_decay), lr=optim.lr, betas=optim.betas, eps=optim.eps
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: factor(update, optim, total))
+    total, start = optim.schedule_total or total, optim.schedule_start
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: factor(start + update, optim, total))
     return [optimizer], [{"scheduler": schedule, "interval": "step"}]

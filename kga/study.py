@@ -230,15 +230,16 @@ class Study:
             validation = everything(self.tables["validation"], self._codec)
             callbacks = [EpochEnds(work / "epoch_ends")] if epoch_ends else []
             callbacks += [KeepOptimizer(after.folder if after else None, out)] if keep_optimizer else []
-            meta = fit(
-                module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work, description=title,
-                callbacks=callbacks, stop_epochs=stop_epochs,
-                validation=Ordered(validation, optim.batch_size) if watch else None,
-            )  # fmt: skip
+            with PeakMemory() as memory:
+                meta = fit(
+                    module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work, description=title,
+                    callbacks=callbacks, stop_epochs=stop_epochs,
+                    validation=Ordered(validation, optim.batch_size) if watch else None,
+                )  # fmt: skip
             module.save(out)
             if epoch_ends:
                 shutil.copytree(work / "epoch_ends", out / "epoch_ends")
-            return meta
+            return meta | {"peak_memory_bytes": memory.peak}
 
         return self.keep(kind, recipe, make, title)
 

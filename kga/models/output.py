@@ -44,6 +44,9 @@ def scored_states(
     probe: of a few positions only, and one more row, the first hidden state made many times larger. What a model does to
     its logits may show there alone: a soft cap is all but the identity at the small logits of random weights.
     """
+    if model.get_output_embeddings() is None:  # an ensemble: there is no layer to stop before
+        given = model(**inputs, use_cache=False).logits[where]
+        return given[:0], given
     kept: list[Tensor] = []
 
     def select(layer: nn.Module, arguments: tuple) -> tuple:

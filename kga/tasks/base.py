@@ -18,6 +18,7 @@ from kga.data.corpus import Corpus
 from kga.errors import UserError
 from kga.hashing import folder_digest
 from kga.metrics.utility import Loss
+from kga.models.ensemble import Ensemble, member_folders, read_settings
 from kga.models.pretrained import UNLOADABLE, require_vocabulary
 from kga.models.scratch import auto_class
 from kga.objective import Batch, Objective, Supervised, Update, backpropagate
@@ -209,10 +210,14 @@ class TaskModule(pl.LightningModule):
     def load(
         cls, folder: Path | str, max_length: int = 128, optim: Optim | None = None, **options: object
     ) -> "TaskModule":
-        """A task around a model folder that transformers' Auto classes load; UserError if they do not.
+        """A task around a model folder that transformers' Auto classes load, or around the members of an ensemble's folder;
+        UserError if they do not load.
 
         options: further arguments of the task.
         """
+        if members := [cls.load(member, max_length, optim, **options) for member in member_folders(Path(folder))]:
+            ensemble = Ensemble([member.model for member in members], **read_settings(Path(folder)))
+            return cls(ensemble, members[0].tokenizer, max_length, optim, **options)
         if not (Path(folder) / "config.json").is_file():
             raise UserError(
                 f"{folder} is no model folder: it has no config.json; give a folder that save_pretrained wrote"

@@ -162,6 +162,8 @@ class Generation(TaskModule):
 
     def _output_layer_is_all(self, inputs: Mapping[str, Tensor], where: Tensor) -> bool:
         """Tried once and with the random state put back: a resumed run, which tries it anew, must not differ."""
+        if self.model.get_output_embeddings() is None:
+            return False
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
             return OutputLayer(self.model).reproduces(
