@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 
 import matplotlib
 import matplotlib.ticker
@@ -60,6 +61,18 @@ def curve(updates: pd.DataFrame, column: str, label: str) -> Markup:
         figure, axes = _canvas("update", label)
         axes.plot(curves["update"], curves[column], color=_COLOURS["unlearned"], lw=1.6)
         return _svg(figure, f"{label} over the updates")
+
+
+def bars(values: Mapping[str, float], label: str) -> Markup:
+    """One bar for each named value, the first on top."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas(label.replace("_", " "), "")
+        figure.set_figheight(max(1.6, 0.5 + 0.24 * len(values)))
+        places = axes.barh(list(values), list(values.values()), height=0.7, color=_COLOURS["unlearned"])
+        axes.bar_label(places, fmt="%.3g", padding=3, color=_COLOURS["muted"])
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        return _svg(figure, label.replace("_", " "))
 
 
 def loss_histogram(examples: pd.DataFrame, split: str) -> Markup:

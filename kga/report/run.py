@@ -17,6 +17,7 @@ from kga.report.collect import read_result
 from kga.report.render import render
 
 EXTREMES = 10  # examples listed as most, and as least, forgotten
+MOST_BARS = 20  # of a figure
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | No
             stage: f"{value:.1f} s" for stage, value in (result.get("seconds") or {}).items() if value is not None
         },
         "cost": _cost(result),
-        "curves": _curves(folder) if completed else [],
+        "unlearning": _facts(result.get("unlearning") or {}),
+        "curves": [*_curves(folder), *_bars(result.get("unlearning") or {})] if completed else [],
         "histograms": _histograms(examples),
         "forgotten": _forgotten(examples, texts or {}),
         "samples": samples or [],
@@ -198,6 +200,24 @@ def _curves(folder: Path) -> list[tuple[str, Markup]]:
         for column, (caption, label) in named.items()
         if column in updates and updates[column].notna().any()
     ]
+    return found
+
+
+def _facts(unlearning: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method says of its own work in single values."""
+    return {name: value for name, value in unlearning.items() if value is not None and not isinstance(value, Mapping)}
+
+
+def _bars(unlearning: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """(caption, figure) for what a method says of its own work in several values, and for the work that SISA did again."""
+    found = []
+    if "redone_share" in unlearning:
+        shares = {"trained again": unlearning["redone_share"], "expected": unlearning["expected_share"]}
+        found.append(("Training that the request repeated", figures.bars(shares, "share of all training")))
+    for name, values in unlearning.items():
+        if isinstance(values, Mapping) and values:
+            most = dict(sorted(values.items(), key=lambda item: -item[1])[:MOST_BARS])
+            found.append((f"{name.replace('_', ' ').capitalize()}: {len(most)} of {len(values)}", figures.bars(most, name)))
     return found
 
 

@@ -152,9 +152,18 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         return ["The result holds no unlearned model to compare with the original."]
     name = metric_name(main_metric(result))
     bleu = bleu_name(result["task"]) if generates(result) else ""
+    stopped = _on_stopping(result)
     if "retrain" not in rows:
-        return _without_reference(rows, name, bleu)
-    return [*_on_forget_set(rows, name), *_on_the_rest(rows, name, bleu), *_on_distributions(rows)]
+        return [*stopped, *_without_reference(rows, name, bleu)]
+    return [*stopped, *_on_forget_set(rows, name), *_on_the_rest(rows, name, bleu), *_on_distributions(rows)]
+
+
+def _on_stopping(result: Mapping[str, Any]) -> list[str]:
+    """Unlearning that ended before its updates did: its numbers are those of that moment."""
+    unlearning = result.get("unlearning") or {}
+    if not unlearning.get("stopped"):
+        return []
+    return [f"Unlearning was stopped after {unlearning.get('updates')} updates: {unlearning['stopped']}."]
 
 
 def _without_reference(rows: dict[str, Row], name: str, bleu: str) -> list[str]:

@@ -41,7 +41,7 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
 
     Columns: folder, task, data, model, seed, score_metric (the utility of its main table), role (of the model that the
     number belongs to), method (of the unlearned model, else empty), setting (the config keys in which runs of the table
-    differ), quantity (utility, forgetting, score, membership, selection, seconds), split (or attack), metric, value. A
+    differ), quantity (utility, forgetting, score, membership, selection, unlearning, seconds), split (or attack), metric, value. A
     number that was not finite is NaN.
     """
     completed = [run for run in runs if run.completed]
@@ -95,6 +95,10 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, fl
             yield role, "score", "", metric, value
     for metric, value in _values(result.get("selection") or {}):
         yield "unlearned", "selection", "", metric, value
+    if unlearning := result.get("unlearning"):
+        told = unlearning | {"stopped": float(bool(unlearning.get("stopped")))}
+        for metric, value in _values(told):
+            yield "unlearned", "unlearning", "", metric, value
     for role in summary.LABELS:
         seconds = summary.seconds_of(result, role)
         if seconds is not None:
@@ -227,7 +231,9 @@ def _line(role: str, method: str, setting: str, numbers: pd.DataFrame, metric: s
         "ToW": (("score", "", "tow"), 1, ".3f"),
         "seconds": (("seconds", "", "seconds"), 1, ".1f"),
     }
-    line = {"model": method or summary.LABELS[role], "setting": setting, "seeds": str(numbers["seeds"].max())}
+    stopped, _ = cells.get(("unlearning", "", "stopped"), (0.0, None))
+    ended = f" (stopped early in {stopped * numbers['seeds'].max():.0f})" if stopped else ""
+    line = {"model": (method or summary.LABELS[role]) + ended, "setting": setting, "seeds": str(numbers["seeds"].max())}
     line |= {name: spread(*cells.get(key, (None, None)), scale, form) for name, (key, scale, form) in wanted.items()}
     if role == "retrain":
         line |= {"JSD": "0", "ToW": "1"}

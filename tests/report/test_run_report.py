@@ -51,7 +51,7 @@ def test_a_full_run_shows_every_part(tmp_path):
     assert path == folder / "report.html" and [x.name for x in folder.iterdir() if x.name.startswith(".")] == []
     for part in (
         "Result",
-        "Training",
+        "Unlearning",
         "Losses before and after",
         "Utility",
         "Forgetting",
@@ -126,7 +126,7 @@ def test_missing_parts_are_left_out(tmp_path, updates):
         (folder / "updates.csv").write_text(updates)
     page = Page(write_run_report(folder))
     assert "svg" not in page.tags and "cannot be said" in page.text
-    for part in ("Training", "Forgetting", "Membership", "retrained (A_R)", "noise floor (", "Single examples"):
+    for part in ("Unlearning", "Forgetting", "Membership", "retrained (A_R)", "noise floor (", "Single examples"):
         assert part not in page.text
 
 
