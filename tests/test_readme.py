@@ -67,8 +67,8 @@ def test_pictures_and_files_that_are_linked_exist():
 
 def test_the_excerpt_of_a_method_is_its_code():
     """Every line of the excerpt, without comments and annotations, stands in the file."""
-    excerpt = next(block for kind, block in BLOCKS if kind == "python" and "class GradientDifference" in block)
-    source = (ROOT / "kga/methods/gradient_difference.py").read_text()
+    excerpt = next(block for kind, block in BLOCKS if kind == "python" and "class SimNPO" in block)
+    source = (ROOT / "kga/methods/simnpo.py").read_text()
     for line in excerpt.splitlines():
         code = line.split("#")[0].strip()
         if code and not code.startswith("def "):

@@ -7,12 +7,13 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.contract import HARDWARE
+from safetensors.torch import load_file
 
 from kga.build import require_inputs
 from kga.data.forget import Group, Random
 from kga.data.splits import make_splits
 from kga.errors import UserError
-from kga.methods.base import Helper
+from kga.methods.base import Helper, Statistic
 from kga.methods.finetune import Finetune
 from kga.methods.kga import KGA
 from kga.methods.none import NoUnlearning
@@ -179,3 +180,55 @@ def test_a_given_model_is_used_as_it_is(corpus, root):
     here = study(corpus, root, original=str(given), splits={"original_is_given": True})
     assert here.original().folder == given
     assert len(here.splits["train"]) == len(corpus.train), "a given model was trained on all of the training data"
+
+
+# Statistics and untrained models --------------------------------------------------------------------------------------
+
+
+def norms(models, examples) -> dict:
+    return {"norms": torch.stack([next(model.model.parameters()).norm() for model in models]).detach()}
+
+
+def test_a_statistic_is_computed_once_for_all_requests(corpus, root):
+    calls = []
+
+    def counted(models, examples):
+        calls.append(len(examples))
+        return norms(models, examples)
+
+    first = study(corpus, root, size=10).statistic("norms", Statistic(counted, {"version": 1}))
+    again = study(corpus, root, size=20).statistic("norms", Statistic(counted, {"version": 1}))
+    assert first.key == again.key and calls == [len(study(corpus, root).splits["train"])]
+    other = study(corpus, root).statistic("norms", Statistic(counted, {"version": 2}))
+    assert other.key != first.key and len(calls) == 2
+    assert first.seconds > 0 and first.bytes > 0
+
+
+def test_epoch_ends_are_the_last_two_and_the_second_is_the_original(corpus, root):
+    here = study(corpus, root, optim=replace(OPTIM, epochs=3))
+    found = here.statistic("ends", Statistic(norms, {}, weights="epoch_ends"))
+    before, after = load_file(found.folder / "tensors.safetensors")["norms"]
+    assert after == next(here.load(here.original()).model.parameters()).norm() != before
+
+
+def test_a_method_that_needs_epoch_ends_is_refused_without_them(corpus, root, tmp_path):
+    class Second(NoUnlearning):
+        def statistics(self):
+            return {"ends": Statistic(norms, {}, weights="epoch_ends")}
+
+    here = study(corpus, root)
+    wanted = {"choices": {"method": "second"}, "optim": {"epochs": 1}, "original": {"path": None}}
+    with pytest.raises(UserError, match=r"set optim\.epochs to 2 or more"):
+        require_inputs(wanted, Second(), here.splits)
+    with pytest.raises(UserError, match=r"original\.path=.* lacks"):
+        require_inputs(wanted | {"original": {"path": str(tmp_path)}}, Second(), here.splits)
+    with pytest.raises(UserError, match="train A_D for 2 epochs or more"):
+        here.statistic("ends", Second().statistics()["ends"])
+
+
+def test_an_untrained_helper_is_the_model_that_training_starts_from(corpus, root):
+    here = study(corpus, root)
+    untrained = here.helper("initial", Helper(None, start="scratch"))
+    expected = tiny.family().model(Classification, here.tokenizer, here.head, here.seed).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in weights(here, untrained).items())
+    assert untrained.seconds == 0

@@ -54,6 +54,19 @@ def gap_curves(updates: pd.DataFrame) -> Markup:
         return _svg(figure, "The gaps a and g over the updates")
 
 
+def phase_curves(updates: pd.DataFrame) -> Markup:
+    """The forget term of the updates that raise it and the retain term of those that lower theirs, phase by phase."""
+    curves = _thin(updates)
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas("update", "term of the phase, in nats")
+        style = {"lw": 1.6, "marker": "o", "markersize": 2}
+        named = (("forget", "unlearned", "max phase: forget term"), ("retain", "retrain", "min phase: retain term"))
+        for column, colour, label in named:
+            axes.plot(curves["update"], curves[column], color=_COLOURS[colour], label=label, **style)
+        _legend_above(axes)
+        return _svg(figure, "The terms of max and min phases over the updates")
+
+
 def curve(updates: pd.DataFrame, column: str, label: str) -> Markup:
     """One column over the updates."""
     curves = _thin(updates)

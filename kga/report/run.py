@@ -190,8 +190,16 @@ def _curves(folder: Path) -> list[tuple[str, Markup]]:
         found.append(
             (f"Gaps: a against its target g; a - g changed sign {changes} times{start}", figures.gap_curves(updates))
         )
+    if "phase" in updates:
+        phases = updates.groupby("phase")["update"].count()
+        counted = " and ".join(f"{count} updates of the {phase} phase" for phase, count in phases.items())
+        found.append((f"Phases: {counted}", figures.phase_curves(updates)))
+        updates = updates.drop(columns=["forget", "retain", "loss"])
     named = {
+        "forget": ("Forget term", "forget term"),
+        "alternative": ("Term on alternative targets", "forget term"),
         "retain": ("Retain term", "retain term"),
+        "dual": ("Dual variable", "dual variable"),
         "loss": ("Loss", "loss"),
         "lr": ("Learning rate", "learning rate"),
     }

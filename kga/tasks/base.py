@@ -3,15 +3,17 @@
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torchmetrics import Metric
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from kga.console import note
 from kga.data.corpus import Corpus
@@ -76,6 +78,15 @@ class TaskModule(pl.LightningModule):
 
     def count(self, batch: Batch, unit: str, view: str = "scored") -> int:
         """Number of positions (unit "position") or examples (unit "example") that ``predict`` gives for a batch."""
+        raise NotImplementedError
+
+    def hidden(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
+        """[T, H] float32 states that the module named ``layer`` gives at the T real tokens of a batch, and [T] int64 the
+        example of the batch that each belongs to, ascending.
+
+        Tokens of the input; where a decoder is looked into, those of the target. A module that is called several times
+        counts by its last call. UserError: it is not called, or gives no states [B, S, H].
+        """
         raise NotImplementedError
 
     def encode(self, examples: Mapping[str, list]) -> dict[str, list]:
@@ -237,3 +248,33 @@ class TaskModule(pl.LightningModule):
         """Writes the model and its tokenizer so that ``from_pretrained`` loads both."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def states_at(module: nn.Module, run: Callable[[], object], where: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """What ``TaskModule.hidden`` gives: the states of ``module`` while ``run`` runs, at the positions ``where`` [B, S].
+
+    layer: the module's name, for error messages.
+    """
+    outputs: list[object] = []
+    handle = module.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+    try:
+        run()
+    finally:
+        handle.remove()
+    if not outputs:
+        raise UserError(f"the model never calls its module {layer!r}: choose another one")
+    states = _first_tensor(outputs[-1], where.shape[1])
+    if states.ndim != 3 or states.shape[:2] != where.shape:
+        raise UserError(
+            f"the module {layer!r} gives {list(states.shape)}, not [examples, tokens, width]: choose another one"
+        )
+    return states[where].float(), where.nonzero()[:, 0]
+
+
+def _first_tensor(output: object, width: int) -> Tensor:
+    """The first tensor of a module's output; packed sequences (LSTM) padded to ``width`` positions."""
+    while isinstance(output, tuple | ModelOutput) and not isinstance(output, PackedSequence):
+        output = output[0]
+    if isinstance(output, PackedSequence):
+        return pad_packed_sequence(output, batch_first=True, total_length=width)[0]
+    return output

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from datasets import Dataset, List
+from torch import Tensor
 from torchmetrics import Metric
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
@@ -15,7 +16,7 @@ from kga.errors import UserError
 from kga.metrics.utility import MultiLabel, SingleLabel
 from kga.objective import Batch
 from kga.predictions import Predictions
-from kga.tasks.base import TaskModule
+from kga.tasks.base import TaskModule, states_at
 
 
 class Classification(TaskModule):
@@ -59,6 +60,11 @@ class Classification(TaskModule):
         examples = len(batch["input_ids"])
         per_label = self.multi_label and unit == "position" and view == "scored"
         return examples * len(self.labels) if per_label else examples
+
+    def hidden(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        module = self.model.get_submodule(layer)
+        return states_at(module, lambda: self.model(**inputs), batch["attention_mask"].bool(), layer)
 
     def encode(self, examples: Mapping[str, list]) -> dict[str, list]:
         """Token ids cut to ``max_length`` (the end is dropped) and label indices (multi-label: a 0/1 vector)."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
@@ -16,7 +16,7 @@ from kga.models.writing import require_writer
 from kga.objective import Batch
 from kga.optim import Optim
 from kga.predictions import Predictions
-from kga.tasks.base import TaskModule
+from kga.tasks.base import TaskModule, states_at
 
 IGNORED = -100  # label of a position that is not scored
 
@@ -148,8 +148,7 @@ class Generation(TaskModule):
 
     def predict(self, batch: Batch, view: str = "scored") -> Predictions:
         """P = target tokens, C = vocabulary. "released": every decoder position, padded ones included (target -1)."""
-        names = ("input_ids", "attention_mask", "decoder_input_ids")
-        inputs = {name: batch[name] for name in names if name in batch}
+        inputs = _model_inputs(batch)
         labels, where = self._scored(batch, view)
         if self._lazy is None:
             self._lazy = self._output_layer_is_all(inputs, where)
@@ -184,6 +183,20 @@ class Generation(TaskModule):
 
     def count(self, batch: Batch, unit: str, view: str = "scored") -> int:
         return int(self._scored(batch, view)[1].sum()) if unit == "position" else len(batch["labels"])
+
+    def hidden(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
+        """Tokens of the target, each where it stands in ``labels``; in an encoder those of the input."""
+        module, inputs = self.model.get_submodule(layer), _model_inputs(batch)
+        target = batch["labels"] != IGNORED
+        where = batch["attention_mask"].bool() if self._encodes(module) else target
+        nothing = torch.zeros_like(target)  # no position passes the output layer
+        return states_at(module, lambda: scored_states(self.model, inputs, nothing, logits=False), where, layer)
+
+    def _encodes(self, module: nn.Module) -> bool:
+        """Whether a module is part of an encoder that a decoder follows."""
+        if not self.model.config.is_encoder_decoder:
+            return False
+        return any(part is module for part in self.model.get_encoder().modules())
 
     def longest(self) -> int:
         pair = (self.max_length, self.max_target_length)
@@ -269,6 +282,11 @@ class Generation(TaskModule):
             "eos_token_id": tokenizer.eos_token_id,
             "decoder_start_token_id": tokenizer.bos_token_id,
         }
+
+
+def _model_inputs(batch: Batch) -> Batch:
+    """What of a batch the model reads."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids") if name in batch}
 
 
 def joined(parts: Iterable[Sequence[int]], separator: int) -> list[int]:
