@@ -20,6 +20,8 @@ from kga.progress import FitProgress
 from kga.quiet import quiet_advice
 from kga.tasks.base import TaskModule
 
+CHECKPOINTS = "checkpoints"  # folder of a fit's checkpoints, in its work folder
+
 
 class RunState(pl.Callback):
     """Puts what Lightning leaves out into the checkpoint: random generators, the stream of updates, seconds spent.
@@ -126,16 +128,7 @@ def fit(
     epochs of a longer schedule.
     Returns {"seconds", "epochs", "updates"}.
     """
-    arguments = dict(hardware)
-    folder = work / "checkpoints"
     state = RunState(updates)
-    keep = [
-        ModelCheckpoint(folder, "epoch", every_n_epochs=1, enable_version_counter=False, save_on_train_epoch_end=True)
-    ]
-    minutes = arguments.pop("checkpoint_minutes", None)
-    if minutes:
-        interval = timedelta(minutes=minutes)
-        keep.append(ModelCheckpoint(folder, "time", train_time_interval=interval, enable_version_counter=False))
     best = _early_stopping(optim, work) if validation is not None else []
     if best and optim.updates and optim.updates < len(updates):
         raise UserError(
@@ -146,10 +139,38 @@ def fit(
     pl.seed_everything(seed, verbose=False)
     # With deterministic algorithms torch would fill all new memory, a tenth of the time; nothing here reads it unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    trainer = pl.Trainer(
+    trainer = _trainer(optim, hardware, work, [state, *callbacks, *best, *ending, FitProgress(description)], loggers)
+    with quiet_advice():
+        try:
+            newest = _newest(work / CHECKPOINTS)
+            trainer.fit(module, updates, validation if best else None, ckpt_path=newest, weights_only=True)
+        except SystemExit as exit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from exit
+    if hardware.get("profiler"):
+        print(trainer.profiler.summary())
+    epochs = trainer.current_epoch
+    if best:
+        chosen = torch.load(best[1].best_model_path, weights_only=True)
+        module.load_state_dict(chosen["state_dict"])
+        epochs = chosen["epoch"] + 1
+    return {"seconds": state.seconds, "epochs": epochs, "updates": trainer.global_step}
+
+
+def _trainer(
+    optim: Optim, hardware: Mapping, work: Path, callbacks: Sequence[pl.Callback], loggers: Sequence
+) -> pl.Trainer:
+    """Lightning's Trainer with checkpoints at every epoch's end, and every ``checkpoint_minutes`` of the hardware."""
+    arguments, folder = dict(hardware), work / CHECKPOINTS
+    keep = [
+        ModelCheckpoint(folder, "epoch", every_n_epochs=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    ]
+    if minutes := arguments.pop("checkpoint_minutes", None):
+        interval = timedelta(minutes=minutes)
+        keep.append(ModelCheckpoint(folder, "time", train_time_interval=interval, enable_version_counter=False))
+    return pl.Trainer(
         max_epochs=optim.epochs,
         max_steps=optim.updates or -1,
-        callbacks=[state, *callbacks, *best, *ending, FitProgress(description), *keep],
+        callbacks=[*callbacks, *keep],
         logger=list(loggers) or False,
         default_root_dir=work,
         enable_progress_bar=False,
@@ -159,19 +180,6 @@ def fit(
         log_every_n_steps=1,
         **arguments,
     )
-    with quiet_advice():
-        try:
-            trainer.fit(module, updates, validation if best else None, ckpt_path=_newest(folder), weights_only=True)
-        except SystemExit as exit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from exit
-    if arguments.get("profiler"):
-        print(trainer.profiler.summary())
-    epochs = trainer.current_epoch
-    if best:
-        chosen = torch.load(best[1].best_model_path, weights_only=True)
-        module.load_state_dict(chosen["state_dict"])
-        epochs = chosen["epoch"] + 1
-    return {"seconds": state.seconds, "epochs": epochs, "updates": trainer.global_step}
 
 
 class _StopAfter(pl.Callback):
