@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 # Parts of every name, so that what old code made is not taken for what new code would make.
-RECIPE = 3  # raised when training code changes what the same settings give
+RECIPE = 4  # raised when training code changes what the same settings give
 SCHEMA = 1  # of result.json
 
 

@@ -213,7 +213,7 @@ def main_tables(aggregated: pd.DataFrame) -> list[MainTable]:
 def _main_table(group: tuple[str, ...], part: pd.DataFrame) -> MainTable:
     task, metric = group[0], part["score_metric"].iloc[0]
     rows = [(*name, numbers) for name, numbers in part.groupby(["role", "method", "setting"], sort=True)]
-    known = [row for row in rows if row[0] in summary.LABELS]
+    known = [row for row in rows if row[0] in summary.LABELS and (row[-1]["quantity"] == "utility").any()]
     known.sort(key=lambda row: (list(summary.LABELS).index(row[0]), *row[1:3]))
     lines = [_line(*row, metric, summary.BLEU.get(task)) for row in known]
     name = summary.bleu_name(task) if task in summary.BLEU else ""

@@ -237,6 +237,7 @@ class TaskModule(pl.LightningModule):
             config = AutoConfig.from_pretrained(folder)
             kind = auto_class(cls, config)
             model = kind.from_pretrained(folder, dtype=torch.float32)
+            _hold_what_is_not_trained(model, kind, config)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             require_vocabulary(tokenizer, config, f"the model folder {folder}")
         except UNLOADABLE as error:
@@ -278,3 +279,11 @@ def _first_tensor(output: object, width: int) -> Tensor:
     if isinstance(output, PackedSequence):
         return pad_packed_sequence(output, batch_first=True, total_length=width)[0]
     return output
+
+
+def _hold_what_is_not_trained(model: PreTrainedModel, kind: type, config: PretrainedConfig) -> None:
+    """Sines and cosines of positions are parameters without gradient, which loading makes trainable: undone here."""
+    with torch.device("meta"):
+        fresh = dict(kind.from_config(config).named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in fresh or fresh[name].requires_grad)

@@ -365,6 +365,16 @@ def test_caches_of_sets_with_tables_of_their_own_are_kept_apart(world):
 
 
 @every_world
+def test_a_loaded_model_trains_what_a_new_one_trains(world, tmp_path):
+    """Loading makes the sines and cosines of positions trainable; optimisers kept beside a model would not fit it."""
+    new = world.models["original"]
+    new.save(tmp_path)
+    loaded = type(new).load(tmp_path)
+    names = [{name for name, p in task.named_parameters() if p.requires_grad} for task in (new, loaded)]
+    assert names[0] == names[1]
+
+
+@every_world
 def test_examples_of_the_world_are_apart(world):
     rows = [set(view.rows.tolist()) for name, view in world.sets.items() if name != "train"]
     assert sum(map(len, rows)) == len(set.union(*rows))
