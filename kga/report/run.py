@@ -225,7 +225,9 @@ def _bars(unlearning: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     for name, values in unlearning.items():
         if isinstance(values, Mapping) and values:
             most = dict(sorted(values.items(), key=lambda item: -item[1])[:MOST_BARS])
-            found.append((f"{name.replace('_', ' ').capitalize()}: {len(most)} of {len(values)}", figures.bars(most, name)))
+            found.append(
+                (f"{name.replace('_', ' ').capitalize()}: {len(most)} of {len(values)}", figures.bars(most, name))
+            )
     return found
 
 
