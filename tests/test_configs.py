@@ -116,7 +116,8 @@ def test_debug_fast_is_small_for_every_method():
     for method in (name for group, name in CHOICES if group == "method"):
         cfg = composed("debug=fast", f"method={method}")
         config.check(cfg)
-        assert cfg["optim"]["epochs"] == 1 and cfg["data"]["limit"] == 600
+        config.build(cfg, "method")
+        assert cfg["optim"]["epochs"] == 2 and cfg["data"]["limit"] == 600
         assert cfg["method"].get("optim", {"updates": 2})["updates"] == 2
 
 

@@ -66,20 +66,11 @@ class LCODEC(Method):
                 "method: perturbations is 2 or more, copy_size, candidates, max_units and batch_size 1 or more, damping, "
                 "strength and epsilon above 0, delta above 0 and at most 1"
             )
-        self.request, self.perturbations, self.copy_size, self.batch_size = (
-            request,
-            perturbations,
-            copy_size,
-            batch_size,
-        )
-        self.candidates, self.max_units, self.damping, self.strength = candidates, max_units, damping, strength
-        self.noise = noise
-        self.privacy = {
-            "epsilon": epsilon,
-            "delta": delta,
-            "hessian_lipschitz": hessian_lipschitz,
-            "lipschitz": lipschitz,
-        }
+        self.request, self.perturbations, self.copy_size = request, perturbations, copy_size
+        self.candidates, self.max_units, self.batch_size = candidates, max_units, batch_size
+        self.damping, self.strength, self.noise = damping, strength, noise
+        self.privacy = {"epsilon": epsilon, "delta": delta}
+        self.privacy |= {"hessian_lipschitz": hessian_lipschitz, "lipschitz": lipschitz}
         self.steps: list[dict] = []  # one per request
         self.moved: dict[str, float] = {}
 
@@ -134,12 +125,12 @@ class LCODEC(Method):
 
     def _gradients(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, Gradients, int]:
         """The request's mean gradient, the same at the weights before the last epoch's step, its scored positions."""
-        gradient, count = self._gradient(module, request, advance)
+        gradient, count = self._mean_gradient(module, request, advance)
         with _moved_back(module, _named("step.", self.statistics_found["secant"])):
-            earlier, _ = self._gradient(module, request, advance)
+            earlier, _ = self._mean_gradient(module, request, advance)
         return gradient, earlier, count
 
-    def _gradient(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, int]:
+    def _mean_gradient(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, int]:
         total, count = {}, 0
         for positions in in_order(request, self.batch_size):
             batch = {name: value.to(module.device) for name, value in request.batch(positions).items()}
@@ -210,7 +201,7 @@ class LCODEC(Method):
 def most_correlated(table: Tensor, target: Tensor, count: int) -> Tensor:
     """[count] columns of table [n, c] whose correlation with target [n] is largest in absolute value, best first.
 
-    Columns that don't vary are left out, unless none does.
+    Columns that don't vary are left out; where none does, the first one is given.
     """
     centred, aim = table - table.mean(0), target - target.mean()
     spread, size = centred.norm(dim=0), table.norm(dim=0)
@@ -247,3 +238,4 @@ def _moved_back(module: TaskModule, step: Mapping[str, Tensor]) -> Iterator[None
     finally:
         for name, parameter in parameters.items():
             parameter.copy_(kept[name])
+        torch.clear_autocast_cache()  # it holds half-precision copies of the weights of the block

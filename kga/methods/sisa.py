@@ -79,6 +79,11 @@ class Sisa(Method):
             raise UserError("method=sisa is planned at training time: leave out original.path")
         if study.optim.updates or study.optim.patience:
             raise UserError("method=sisa trains its slices by epochs: leave out optim.updates and optim.patience")
+        if min(epochs_of_slices(study.optim.epochs, self.slices)) < 1:
+            raise UserError(
+                f"method.slices={self.slices} leaves slices without an epoch of optim.epochs={study.optim.epochs}: choose "
+                "fewer slices, or more epochs"
+            )
         if len(study.splits["train"]) < self.shards * self.slices:
             raise UserError(
                 f"method.shards={self.shards} x method.slices={self.slices} is more than the {len(study.splits['train'])} "

@@ -76,6 +76,7 @@ class Chosen:
             part = step[start : start + count].reshape(len(rows), *tensor.shape[1:])
             tensor[rows] += part.to(tensor.dtype).to(tensor.device)
             start += count
+        torch.clear_autocast_cache()  # it may hold half-precision copies of the weights as they were
 
     def _parameters(self) -> dict[str, Tensor]:
         return {name: parameter.data for name, parameter in self.module.named_parameters(remove_duplicate=False)}

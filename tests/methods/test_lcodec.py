@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kga.errors import UserError
 from kga.methods.gradients import trainable
-from kga.methods.lcodec import LCODEC, most_correlated
+from kga.methods.lcodec import LCODEC, _moved_back, most_correlated
 from kga.methods.newton import SAFE, newton_step, noise_scale
 from kga.methods.perturb import perturbed, record, vocabulary
 from kga.methods.units import Chosen, linear_layers
@@ -406,6 +406,24 @@ def test_candidates_are_the_most_correlated_columns_that_vary():
     assert set(most_correlated(table, target, 99).tolist()) == {0, 1, 3, 4, 5}
     correlations = [abs(np.corrcoef(table[:, k], target)[0, 1]) for k in most_correlated(table, target, 99)]
     assert correlations == sorted(correlations, reverse=True)
+
+
+def test_half_precision_sees_the_weights_as_they_are():
+    """Autocast keeps copies of weights for as long as it is on, so for a whole edit."""
+    task = world_of("classification").opinionated(5).eval()
+    batch = world_of("classification").sets["forget"].batch(np.arange(6))
+    shift = {name: torch.full_like(value, 0.3) for name, value in trainable(task).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        first = task.predict(batch).log_probs
+        with _moved_back(task, shift):
+            torch.clear_autocast_cache()
+            assert not torch.equal(task.predict(batch).log_probs, first)
+        assert torch.equal(task.predict(batch).log_probs, first)
+        chosen = Chosen(task, [("model.classifier", 0)])
+        chosen.add(torch.ones(17).double())
+        after = task.predict(batch).log_probs
+        torch.clear_autocast_cache()
+        assert torch.equal(task.predict(batch).log_probs, after) and not torch.equal(after, first)
 
 
 # What it reports and refuses ----------------------------------------------------------------------------------------

@@ -148,6 +148,7 @@ def test_each_shard_loads_by_itself_and_the_ensemble_averages_them(tmp_path):
     [
         (Sisa(shards=40, slices=4), {}, "choose fewer"),
         (Sisa(), {"optim": Optim(epochs=2, updates=5)}, r"leave out optim\.updates"),
+        (Sisa(slices=4), {"optim": Optim(epochs=2)}, "leaves slices without an epoch"),
     ],
 )
 def test_settings_that_leave_nothing_to_train_are_refused(tmp_path, method, options, message):
