@@ -57,8 +57,9 @@ def resolved(cfg: DictConfig) -> dict:
     if missing:
         raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
     plain = OmegaConf.to_container(cfg, resolve=True)
-    if "lr" not in plain["method"].get("optim", {"lr": None}):
-        del plain["method"]["optim"]  # debug=fast shortens the updates of methods that make any; this one makes none
+    method = plain.get("method") or {}
+    if "lr" not in method.get("optim", {"lr": None}):
+        del method["optim"]  # debug=fast shortens the updates of methods that make any; this one makes none
     return plain
 
 

@@ -81,11 +81,12 @@ def batch_gradients(
     with progress(title, len(batches)) as advance:
         for positions in batches:
             batch = {name: value.to(module.device) for name, value in examples.batch(positions).items()}
-            yield _gradient(module, batch, loss)
+            yield gradient_of(module, batch, loss)
             advance()
 
 
-def _gradient(module: TaskModule, batch: Batch, loss: Loss) -> tuple[Gradients, int]:
+def gradient_of(module: TaskModule, batch: Batch, loss: Loss) -> tuple[Gradients, int]:
+    """The gradient of a batch's mean loss, and the batch's number of scored positions."""
     parameters = trainable(module)
     # Half-precision copies that autocast keeps of the weights may be older than the weights, or know no gradient.
     torch.clear_autocast_cache()

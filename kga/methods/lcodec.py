@@ -14,7 +14,7 @@ from kga.data.encoded import Examples
 from kga.errors import UserError, one_of
 from kga.methods.base import Method, Statistic
 from kga.methods.foci import foci
-from kga.methods.gradients import Gradients, _gradient, mean_gradient, trainable
+from kga.methods.gradients import Gradients, gradient_of, mean_gradient, trainable
 from kga.methods.newton import newton_step, noise_scale
 from kga.methods.perturb import record
 from kga.methods.units import Chosen, linear_layers, own
@@ -125,16 +125,16 @@ class LCODEC(Method):
 
     def _gradients(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, Gradients, int]:
         """The request's mean gradient, the same at the weights before the last epoch's step, its scored positions."""
-        gradient, count = self._mean_gradient(module, request, advance)
+        gradient, count = self._meangradient_of(module, request, advance)
         with _moved_back(module, _named("step.", self.statistics_found["secant"])):
-            earlier, _ = self._mean_gradient(module, request, advance)
+            earlier, _ = self._meangradient_of(module, request, advance)
         return gradient, earlier, count
 
     def _mean_gradient(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, int]:
         total, count = {}, 0
         for positions in in_order(request, self.batch_size):
             batch = {name: value.to(module.device) for name, value in request.batch(positions).items()}
-            found, here = _gradient(module, batch, cross_entropy)
+            found, here = gradient_of(module, batch, cross_entropy)
             total = {name: total.get(name, 0.0) + here * value for name, value in found.items()}
             count += here
             advance(len(positions))
