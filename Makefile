@@ -11,7 +11,7 @@ demo: $(READY)
 	@echo "Next, for models that write:  $(BIN)/kga task=translation    $(BIN)/kga task=response model.max_length=24"
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not cluster"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not cluster"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
