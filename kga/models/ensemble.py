@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
+from kga.models.output import scored_states
+
 SETTINGS = "ensemble.json"
 
 
@@ -63,8 +65,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             known = inspect.signature(member.forward).parameters
             own = inputs if "kwargs" in known else {name: value for name, value in inputs.items() if name in known}
             own = own | ({"input_ids": input_ids} if encoded is None else {"encoder_outputs": encoded[number]})
-            logits = member(**own).logits.float()
-            parts.append(logits[:, -1:] if last_only else logits)
+            parts.append(_last_logits(member, own) if last_only else member(**own).logits.float())
         return EnsembleOutput(logits=self._aggregate(torch.stack(parts)))
 
     def _aggregate(self, logits: Tensor) -> Tensor:
@@ -104,6 +105,14 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         for number, member in enumerate(self.members):
             member.save_pretrained(Path(folder) / f"shard-{number}", **options)
         write_settings(Path(folder), self.aggregate)
+
+
+def _last_logits(member: PreTrainedModel, inputs: dict) -> Tensor:
+    """[B, 1, V] logits of the last position; no other passes the output layer."""
+    where = torch.zeros_like(inputs.get("decoder_input_ids", inputs.get("input_ids")), dtype=torch.bool)
+    where[:, -1] = True
+    own = {name: value for name, value in inputs.items() if name != "use_cache"}
+    return scored_states(member, own, where, logits=True)[1].float().unsqueeze(1)
 
 
 class Encoders(nn.Module):
