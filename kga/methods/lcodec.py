@@ -125,9 +125,9 @@ class LCODEC(Method):
 
     def _gradients(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, Gradients, int]:
         """The request's mean gradient, the same at the weights before the last epoch's step, its scored positions."""
-        gradient, count = self._meangradient_of(module, request, advance)
+        gradient, count = self._mean_gradient(module, request, advance)
         with _moved_back(module, _named("step.", self.statistics_found["secant"])):
-            earlier, _ = self._meangradient_of(module, request, advance)
+            earlier, _ = self._mean_gradient(module, request, advance)
         return gradient, earlier, count
 
     def _mean_gradient(self, module: TaskModule, request: Examples, advance: Advance) -> tuple[Gradients, int]:
