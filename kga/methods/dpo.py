@@ -1,7 +1,5 @@
 """Direct preference optimisation (Rafailov et al. 2023; IdkDPO of TOFU, Maini et al. 2024): another answer is preferred."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from torch import Tensor
 
@@ -11,7 +9,6 @@ from kga.data.encoded import Examples
 from kga.errors import one_of
 from kga.methods.npo import NPO
 from kga.objective import Step
-from kga.optim import Optim
 from kga.tasks.base import TaskModule
 
 
@@ -27,24 +24,16 @@ class DPO(NPO):
     alternative: "random" (another label, or the target of a random example of D_r, which is therefore needed even where
         alpha is 0) or "refusal" (the text ``refusal`` for all; classification: one of the labels).
     seed: of the random alternatives.
+    options: those of ``ForgetRetain``.
     """
 
     derived = ("alternative",)
 
     def __init__(
-        self,
-        beta: float = 0.1,
-        alternative: str = "random",
-        refusal: str = "I don't know.",
-        alpha: float = 1.0,
-        gamma: float = 1.0,
-        retain_batches: int = 1,
-        retain_loss: str = "ce",
-        seed: int = 0,
-        optim: Optim | Mapping | None = None,
-        cache: str = "exact",
-    ) -> None:
-        super().__init__(beta, alpha, gamma, retain_batches, retain_loss, optim, cache)
+        self, beta: float = 0.1, alternative: str = "random", refusal: str = "I don't know.", seed: int = 0,
+        **options: object,
+    ) -> None:  # fmt: skip
+        super().__init__(beta, **options)
         one_of("method.alternative", alternative, ("random", "refusal"))
         self.alternative, self.refusal, self.seed = alternative, refusal, seed
         if alternative == "random":

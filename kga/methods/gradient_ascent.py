@@ -1,13 +1,11 @@
 """Gradient ascent on the forget set, with a safety stop."""
 
 import math
-from collections.abc import Mapping
 
 from torch import Tensor
 
 from kga.methods.forget_retain import ForgetRetain
 from kga.objective import Step
-from kga.optim import Optim
 from kga.predictions import cross_entropy
 from kga.tasks.base import TaskModule
 
@@ -19,19 +17,11 @@ class GradientAscent(ForgetRetain):
 
     stop_at: the loss has no bound, so unlearning stops as soon as the mean CE of an update on D_f reaches this many times
         ln C, the loss of a blind guess among the C classes (None: never).
+    options: those of ``ForgetRetain``.
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.0,
-        gamma: float = 1.0,
-        retain_batches: int = 1,
-        retain_loss: str = "ce",
-        stop_at: float | None = 1.0,
-        optim: Optim | Mapping | None = None,
-        cache: str = "exact",
-    ) -> None:
-        super().__init__(alpha, gamma, retain_batches, retain_loss, optim, cache)
+    def __init__(self, alpha: float = 0.0, stop_at: float | None = 1.0, **options: object) -> None:
+        super().__init__(alpha, **options)
         self.stop_at = stop_at
         self._classes = 0
 

@@ -1,7 +1,5 @@
 """Negative preference optimisation (Zhang et al. 2024, arXiv 2404.05868): ascent that fades as an example is forgotten."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -9,7 +7,6 @@ from kga.errors import UserError
 from kga.methods.forget_retain import ForgetRetain
 from kga.methods.likelihood import Reference, log_likelihood
 from kga.objective import Batch, Step
-from kga.optim import Optim
 from kga.tasks.base import TaskModule
 
 
@@ -22,23 +19,15 @@ class NPO(ForgetRetain):
     number per example. Bounded below by 0; at A_D its forget term is (2 / beta) ln 2.
 
     beta: how soon an example that is already less probable is left alone; towards 0 this is gradient ascent on s.
+    options: those of ``ForgetRetain``.
     """
 
     # Of D_f only s is kept, by ``Reference``, and no predictions.
     teachers = {"original": ()}  # noqa: RUF012
     units = {"forget": "example"}  # noqa: RUF012
 
-    def __init__(
-        self,
-        beta: float = 0.1,
-        alpha: float = 1.0,
-        gamma: float = 1.0,
-        retain_batches: int = 1,
-        retain_loss: str = "ce",
-        optim: Optim | Mapping | None = None,
-        cache: str = "exact",
-    ) -> None:
-        super().__init__(alpha, gamma, retain_batches, retain_loss, optim, cache)
+    def __init__(self, beta: float = 0.1, **options: object) -> None:
+        super().__init__(**options)
         self.beta = positive(beta)
         self.reference = Reference(self.view)
 

@@ -1,7 +1,5 @@
 """Random labels: trained on D_f with targets that are not its own (amnesiac unlearning, Graves et al. 2021)."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from kga.data.alternatives import random_targets
@@ -9,7 +7,6 @@ from kga.data.batching import Draws
 from kga.data.encoded import Examples
 from kga.methods.forget_retain import ForgetRetain
 from kga.objective import Step
-from kga.optim import Optim
 from kga.predictions import cross_entropy
 from kga.tasks.base import TaskModule
 
@@ -23,22 +20,13 @@ class RandomLabel(ForgetRetain):
     Needs D_f, D_r. Cost per update: 3 forwards of both batches.
 
     allow_own: whether a target may be the example's own by chance (as SalUn draws labels). seed: of the targets.
+    options: those of ``ForgetRetain``.
     """
 
     derived = ("alternative",)
 
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        gamma: float = 1.0,
-        retain_batches: int = 1,
-        retain_loss: str = "ce",
-        allow_own: bool = False,
-        seed: int = 0,
-        optim: Optim | Mapping | None = None,
-        cache: str = "exact",
-    ) -> None:
-        super().__init__(alpha, gamma, retain_batches, retain_loss, optim, cache)
+    def __init__(self, allow_own: bool = False, seed: int = 0, **options: object) -> None:
+        super().__init__(**options)
         self.allow_own, self.seed = allow_own, seed
         self.splits = ("forget", "retain")
 

@@ -1,14 +1,11 @@
 """Saliency unlearning: random labels, learnt by the weights that matter most to D_f alone."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from kga.errors import UserError
 from kga.methods.gradients import Gradients, mean_gradient, trainable
 from kga.methods.random_label import RandomLabel
-from kga.optim import Optim
 from kga.tasks.base import TaskModule
 
 
@@ -22,21 +19,11 @@ class SalUn(RandomLabel):
 
     density: the share of all trainable weights that is trained, in (0, 1]. allow_own: as in the source, where the labels are
     drawn over all classes.
+    options: those of ``RandomLabel``.
     """
 
-    def __init__(
-        self,
-        density: float = 0.5,
-        alpha: float = 1.0,
-        gamma: float = 1.0,
-        retain_batches: int = 1,
-        retain_loss: str = "ce",
-        allow_own: bool = True,
-        seed: int = 0,
-        optim: Optim | Mapping | None = None,
-        cache: str = "exact",
-    ) -> None:
-        super().__init__(alpha, gamma, retain_batches, retain_loss, allow_own, seed, optim, cache)
+    def __init__(self, density: float = 0.5, allow_own: bool = True, **options: object) -> None:
+        super().__init__(allow_own=allow_own, **options)
         if not 0 < density <= 1:
             raise UserError(f"method.density={density} must be a share of the weights, above 0 and at most 1")
         self.density = density

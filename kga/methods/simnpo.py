@@ -1,14 +1,11 @@
 """Simple negative preference optimisation (Fan et al. 2024, arXiv 2410.07163): NPO by length, without a reference."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kga.methods.forget_retain import ForgetRetain
 from kga.methods.npo import positive
 from kga.objective import Step
-from kga.optim import Optim
 from kga.predictions import cross_entropy
 from kga.tasks.base import TaskModule
 
@@ -21,22 +18,13 @@ class SimNPO(ForgetRetain):
     Needs D_f, D_r. Cost per update: 3 forwards of both batches. Bounded below by 0.
 
     beta: how soon an example is left alone. delta: the margin, in nats; the larger, the longer it is pushed.
+    options: those of ``ForgetRetain``.
     """
 
     units = {"forget": "example"}  # noqa: RUF012
 
-    def __init__(
-        self,
-        beta: float = 4.5,
-        delta: float = 0.0,
-        alpha: float = 1.0,
-        gamma: float = 0.125,
-        retain_batches: int = 1,
-        retain_loss: str = "ce",
-        optim: Optim | Mapping | None = None,
-        cache: str = "exact",
-    ) -> None:
-        super().__init__(alpha, gamma, retain_batches, retain_loss, optim, cache)
+    def __init__(self, beta: float = 4.5, delta: float = 0.0, gamma: float = 0.125, **options: object) -> None:
+        super().__init__(gamma=gamma, **options)
         self.beta, self.delta = positive(beta), delta
 
     def forget(self, module: TaskModule, step: Step) -> Tensor:
