@@ -194,7 +194,7 @@ class LCODEC(Method):
             "units": len(times),
             "units_per_request": times.total() / max(1, len(self.steps)),
             "without_forget_hessian": sum(not step["kept"] for step in self.steps),
-            "chosen": shown,
+            "dependence_T": shown,
         }  # fmt: skip
 
 

@@ -437,7 +437,7 @@ def test_the_outcome_names_the_units_and_the_size_of_the_update():
     outcome, (step,) = method.outcome(), method.steps
     assert outcome["requests"] == 1 and outcome["units"] == len(step["units"]) == outcome["units_per_request"]
     names = [f"{layer.removeprefix('model.')}:{unit}" for layer, unit in step["units"]]
-    assert outcome["chosen"] == dict(zip(names, step["T"], strict=True))
+    assert outcome["dependence_T"] == dict(zip(names, step["T"], strict=True))
     assert outcome["update_norm"] == pytest.approx(float((after - before).norm()), rel=1e-4)
     assert outcome["relative_update_norm"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-4)
     assert outcome["stopped"] is None and outcome["without_forget_hessian"] in (0, 1)
