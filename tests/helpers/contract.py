@@ -123,8 +123,6 @@ def attached(build: Callable[[], Method], world: World, **optim) -> Method:
         method.stop_at = None
     if hasattr(method, "perturbations"):  # as many as a real choice of units needs would take minutes
         method.perturbations = 40
-    if hasattr(method, "k"):  # of the worlds' models, which have one layer
-        method.k = 1
     for name in method.helpers():
         world.models.setdefault(name, world.opinionated(3))
     statistics = {name: world.statistic(wanted) for name, wanted in method.statistics().items()}

@@ -16,7 +16,10 @@ from kga.predictions import cross_entropy, kl
 
 METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (config_dir() / "task").glob("*.yaml"))
-BUILDERS = {(method, task): contract.builder(method, task) for method in METHODS for task in TASKS}
+TINY = {"last_k": ["method.k=1"]}  # what the worlds' models, of one layer, need
+BUILDERS = {
+    (method, task): contract.builder(method, task, *TINY.get(method, ())) for method in METHODS for task in TASKS
+}
 UNLEARNING = {key: build for key, build in BUILDERS.items() if build().moves and build().start == "original"}
 UPDATED = {key: build for key, build in UNLEARNING.items() if not build().edits}
 
