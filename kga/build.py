@@ -74,6 +74,8 @@ def _require_epoch_ends(cfg: Mapping) -> None:
         raise UserError(f"{needs}, which original.path={given} lacks: train A_D here (leave out original.path)")
     if not given and cfg["optim"]["epochs"] < 2:
         raise UserError(f"{needs}: set optim.epochs to 2 or more")
+    if not given and cfg["optim"].get("patience"):
+        raise UserError(f"{needs}, and with optim.patience A_D is an earlier epoch: leave out optim.patience")
 
 
 def close(loggers: Iterable[Logger]) -> None:

@@ -52,6 +52,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     require_inputs(cfg, method, splits)
     splits.write(folder / "splits.parquet")
     study = build_study(cfg, corpus, splits, Store(cfg["store"], note), folder)
+    method.require(study)
     if study.cut["train"]["examples"]:
         note(
             "cut at the length limits (model.max_length, task.*): {examples} of {of} in D".format(**study.cut["train"])

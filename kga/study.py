@@ -20,6 +20,7 @@ from kga.errors import UserError
 from kga.hashing import RECIPE, digest, folder_digest, state_digest
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method, Statistic
+from kga.models.ensemble import member_folders
 from kga.optim import Optim
 from kga.store import Artifact, Store
 from kga.tasks.base import TaskModule
@@ -58,6 +59,8 @@ class Study:
         self.given = Path(original).expanduser() if original else None
         self._original: Trained | None = None
         self.max_length = family.max_length
+        if self.given and any(member_folders(self.given)):
+            raise UserError(f"original.path={self.given} holds several models (SISA): give one of its shard-N folders")
         given = task.load(self.given, **self.task_options) if self.given else None
         if given:
             given.require_fits(splits.tables["train"], f"original.path={self.given}")
@@ -69,7 +72,7 @@ class Study:
             name: encode(table, codec, store, splits.fingerprint(Split(name, np.arange(len(table)))))
             for name, table in splits.tables.items()
         }
-        self._codec = codec
+        self.codec = codec
         self.cut = {name: self._cut(name) for name in splits.sets if len(splits[name])}
 
     # Parts -----------------------------------------------------------------------------------------------------
@@ -108,7 +111,7 @@ class Study:
 
     def view(self, split: Split) -> Examples:
         """The encoded examples of some rows."""
-        return Examples(self.tables[split.source], split.rows, self._codec)
+        return Examples(self.tables[split.source], split.rows, self.codec)
 
     # Models ----------------------------------------------------------------------------------------------------
 
@@ -151,7 +154,7 @@ class Study:
         recipe = {
             "recipe": RECIPE, "name": name, "settings": dict(wanted.recipe), "weights": wanted.weights,
             "original": original.key, "examples": self.splits.fingerprint(examples), "seed": self.seed,
-            "encoding": self._codec.encoding(), "precision": str(self.hardware.get("precision")),
+            "encoding": self.codec.encoding(), "precision": str(self.hardware.get("precision")),
         }  # fmt: skip
 
         def make(out: Path, work: Path) -> dict:
@@ -190,7 +193,7 @@ class Study:
             return self.load(self.original(), optim)
         model = self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch")
         module = self._around(model, optim)
-        if self.given is not None and _architecture(module) != _architecture(self._codec):
+        if self.given is not None and _architecture(module) != _architecture(self.codec):
             raise UserError(
                 f"original.path={self.given} is another architecture than model=... builds for the models trained beside it: "
                 "set model=pretrained model.name=BACKBONE to what it was fine-tuned from, or reference=none"
@@ -227,7 +230,7 @@ class Study:
         def make(out: Path, work: Path) -> dict:
             updates = supervised(self.view(split), optim, seed)
             watch = kind == "original" and bool(optim.patience)
-            validation = everything(self.tables["validation"], self._codec)
+            validation = everything(self.tables["validation"], self.codec)
             callbacks = [EpochEnds(work / "epoch_ends")] if epoch_ends else []
             callbacks += [KeepOptimizer(after.folder if after else None, out)] if keep_optimizer else []
             with PeakMemory() as memory:
@@ -268,7 +271,7 @@ class Study:
             "original": original.key,
             "helpers": {name: helper.key for name, helper in helpers.items()},
             "statistics": {name: found.key for name, found in computed.items()},
-            "encoding": self._codec.encoding(),
+            "encoding": self.codec.encoding(),
             "sets": {name: self.splits.fingerprint(self.splits[name]) for name in method.needed_splits()},
             "seed": self.seed,
             "precision": str(self.hardware.get("precision")),

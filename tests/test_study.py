@@ -220,6 +220,9 @@ def test_a_method_that_needs_epoch_ends_is_refused_without_them(corpus, root, tm
     wanted = {"choices": {"method": "second"}, "optim": {"epochs": 1}, "original": {"path": None}}
     with pytest.raises(UserError, match=r"set optim\.epochs to 2 or more"):
         require_inputs(wanted, Second(), here.splits)
+    early = wanted | {"optim": {"epochs": 9, "patience": 2}}
+    with pytest.raises(UserError, match=r"leave out optim\.patience"):
+        require_inputs(early, Second(), here.splits)
     with pytest.raises(UserError, match=r"original\.path=.* lacks"):
         require_inputs(wanted | {"original": {"path": str(tmp_path)}}, Second(), here.splits)
     with pytest.raises(UserError, match="train A_D for 2 epochs or more"):

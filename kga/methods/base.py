@@ -109,6 +109,9 @@ class Method(pl.Callback, Objective):
         trained = (helper.split for helper in self.helpers().values() if helper.split)
         return tuple(dict.fromkeys((*self.splits, *trained)))
 
+    def require(self, study: "Study") -> None:
+        """UserError for settings that a study can't carry; called before anything is trained."""
+
     def draws(self, update: int) -> Draws:
         """What an update consists of (counted from 0), see ``Updates``."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
@@ -181,7 +184,7 @@ class Method(pl.Callback, Objective):
     def fill_caches(self, updates: int) -> None:
         """Keeps what frozen models predict; one that has nothing left to predict leaves memory.
 
-        Predictions on D_r are kept where it is drawn from more than once: else it would cost more than it saves.
+        Predictions on D_r are kept where more is drawn than it holds: else that would cost more than it saves.
         """
         names = [name for update in range(updates) for step in self.draws(update) for name in step]
         once = names.count("retain") * self.optim.batch_size <= len(self.sets.get("retain", ()))

@@ -1,6 +1,7 @@
 """Fine-tuning of the last layers on what remains: CF-k and EU-k."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
@@ -10,6 +11,9 @@ from kga.methods.finetune import Finetune
 from kga.models.layers import last
 from kga.optim import Optim
 from kga.tasks.base import TaskModule
+
+if TYPE_CHECKING:
+    from kga.study import Study
 
 
 class LastK(Finetune):
@@ -34,6 +38,9 @@ class LastK(Finetune):
 
     def helpers(self) -> dict[str, Helper]:
         return {"initial": Helper(None, start="scratch", per_request=False)} if self.reinitialise else {}
+
+    def require(self, study: "Study") -> None:
+        last(study.codec.model, self.k)
 
     def setup(self, trainer: pl.Trainer, pl_module: TaskModule, stage: str) -> None:
         """Holds the lower layers before the optimiser is made; a checkpoint that a run goes on from is loaded after it."""

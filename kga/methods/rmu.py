@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from kga.models.layers import blocks
 from kga.objective import Batch, Step
 from kga.optim import Optim
 from kga.tasks.base import TaskModule
+
+if TYPE_CHECKING:
+    from kga.study import Study
 
 
 class RMU(ForgetRetain):
@@ -69,6 +73,9 @@ class RMU(ForgetRetain):
         with torch.no_grad():
             goal, _ = self._original().hidden(batch, self.module_name)
         return _squared_error(states, goal, example)
+
+    def require(self, study: "Study") -> None:
+        module_at(study.codec.model, self.layer)
 
     def outcome(self) -> dict:
         return super().outcome() | {"layer": self.module_name, "target_norm": float(self.target.norm())}

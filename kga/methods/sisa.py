@@ -48,7 +48,6 @@ class Sisa(Method):
         self.shards, self.slices, self.aggregate = shards, slices, aggregate
 
     def train(self, study: Study) -> Trained:
-        self._require(study)
         rows = np.random.default_rng([study.seed, 6]).permutation(study.splits["train"].rows)
         plan = [np.array_split(shard, self.slices) for shard in np.array_split(rows, self.shards)]
         gone = study.splits["forget"].rows
@@ -69,8 +68,7 @@ class Sisa(Method):
         }
         return self._joined(study, [chain[-1].model for chain in after if chain], before, redone, findings)
 
-    def _require(self, study: Study) -> None:
-        """UserError for settings that shards and slices leave no meaning."""
+    def require(self, study: Study) -> None:
         if self.aggregate == "vote" and study.task.name != "classification":
             raise UserError(
                 f"method.aggregate=vote: task={study.task.name} can't vote over sentences; use method.aggregate=mean"

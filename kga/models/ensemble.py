@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             return mean
         votes = (chosen.float() if sign > 0 else 1 - chosen.float()).mean(0)
         tie = 1 / (members + 2)  # less than a vote is worth, (1 - tie) / members
-        return ((1 - tie) * votes + tie * mean.exp()).log()
+        return torch.logaddexp(((1 - tie) * votes).log(), mean + math.log(tie))
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, encoder_outputs: BaseModelOutput | None = None,

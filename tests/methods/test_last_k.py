@@ -119,3 +119,10 @@ def test_impossible_numbers_of_layers(tmp_path):
     method = LastK(k=2, optim=Optim(updates=1)).attach({}, world.sets)
     with pytest.raises(UserError, match=r"method\.k=2: the model has 1 blocks"):
         unlearn(method, world.student(), hardware=contract.HARDWARE, seed=0, work=tmp_path)
+
+
+def test_more_layers_than_the_model_has_are_refused_before_anything_is_trained():
+    study = type("Study", (), {"codec": tiny.classifier()})()
+    with pytest.raises(UserError, match=r"method\.k"):
+        LastK(k=9).require(study)
+    LastK(k=1).require(study)

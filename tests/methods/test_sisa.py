@@ -134,7 +134,7 @@ def test_a_slice_goes_on_with_the_optimiser_of_the_one_before(tmp_path):
 def test_each_shard_loads_by_itself_and_the_ensemble_averages_them(tmp_path):
     here = study(tmp_path)
     joined = Sisa(shards=2, slices=1).train(here)
-    batch = Examples(here.tables["test"], np.arange(8), here._codec).batch(np.arange(8))
+    batch = Examples(here.tables["test"], np.arange(8), here.codec).batch(np.arange(8))
     with torch.no_grad():
         alone = [
             Classification.load(joined.folder / f"shard-{n}").eval().predict(batch).log_probs.exp() for n in (0, 1)
@@ -153,7 +153,7 @@ def test_each_shard_loads_by_itself_and_the_ensemble_averages_them(tmp_path):
 )
 def test_settings_that_leave_nothing_to_train_are_refused(tmp_path, method, options, message):
     with pytest.raises(UserError, match=message):
-        method.train(study(tmp_path, **options))
+        method.require(study(tmp_path, **options))
 
 
 def test_numbers_below_one_are_refused():
@@ -167,3 +167,9 @@ def test_a_shard_whose_examples_are_all_gone_answers_no_more(tmp_path):
     joined = Sisa(shards=5, slices=1).train(here)
     held = [Split("train", rows) for rows in [here.splits["retain"].rows]]
     assert 1 <= joined.meta["unlearning"]["models_per_answer"] <= len(held[0]) == 2
+
+
+def test_several_models_are_no_original(tmp_path):
+    joined = Sisa(shards=2, slices=1).train(study(tmp_path))
+    with pytest.raises(UserError, match="give one of its shard-N folders"):
+        study(tmp_path, original=str(joined.folder))

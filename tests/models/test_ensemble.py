@@ -59,6 +59,11 @@ def test_votes_count_and_the_mean_breaks_ties(multi_label, size):
     assert size == 2 or not torch.equal(voted.argmax(1), parts.mean(0).argmax(1)), "votes and means never differ here"
 
 
+def test_votes_of_members_that_are_certain_stay_finite():
+    ensemble = together(members(tiny.classifier, 2), "vote").model
+    assert torch.isfinite(ensemble._aggregate(torch.tensor([[[200.0, 0.0, -200.0]]] * 2))).all()
+
+
 @pytest.mark.parametrize("world", WRITERS)
 def test_models_that_write_average_at_every_scored_position(world):
     tasks = members(contract.WORLDS[world])
