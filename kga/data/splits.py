@@ -2,9 +2,10 @@
 
 A reserve of whole groups is cut off the training data once per data set and seed, before and independently of any request; D
 is the rest. The request takes D_f out of D; D_n (matched to the request) and the holdout come from the reserve. So the
-original model never depends on the request.
+original model never depends on the request. Attacks compare D_f with non-members: those of the holdout that are like it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from datasets import Dataset, concatenate_datasets
 from kga.data.amount import amount
 from kga.data.corpus import Corpus, column
 from kga.data.forget import Request, whole_groups
+from kga.data.forget.matching import groups_of
 from kga.data.labels import label_names, require_known
 from kga.errors import UserError
 from kga.hashing import digest, strings_digest
@@ -35,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The named sets of a study: train (D), forget, retain, new (D_n), holdout, validation, test."""
+    """The sets of a study: train (D), forget, retain, new (D_n), holdout, nonmember (part of it), validation, test."""
 
     sets: dict[str, Split]
     tables: dict[str, Dataset]
@@ -84,10 +86,7 @@ def make_splits(
     their own instead of a reserve. original_is_given: D is all of the training data, as a given model was trained on it.
     """
     table = corpus.train
-    if original_is_given:
-        train, kept = _capped(np.arange(len(table)), limit, seed), np.empty(0, np.int64)
-    else:
-        train, kept = cut_reserve(table, reserve, group, limit, seed)
+    train, kept = cut(corpus, seed, reserve, group, limit, original_is_given)
     forget = np.sort(request.choose(table, train, np.random.default_rng([seed, 1])))
     if not len(forget):
         raise UserError("the forget set is empty: no training example fits the request (see forget.*)")
@@ -98,20 +97,29 @@ def make_splits(
     size = amount(new_size, len(train), "new.size") if new_size is not None else len(forget)
     retain = np.setdiff1d(train, forget, assume_unique=True)
     sets = {name: Split("train", rows) for name, rows in (("train", train), ("forget", forget), ("retain", retain))}
-    notes: list[str] = []
     if new is not None:
         table = _joined(corpus, new)
-        sets |= _from_file(table, len(corpus.train), size, seed)
+        more, notes = _from_file(table, len(corpus.train), size, seed)
+    elif original_is_given:
+        more, notes = dict.fromkeys(("new", "holdout"), Split("train", np.empty(0, np.int64))), []
     else:
-        sets |= _from_reserve(table, request, train, forget, kept, size, seed, original_is_given)
-    if 0 < len(sets["new"]) < size:
-        where = "the reserve holds no more that match" if new is None else "new.path holds no more"
-        notes.append(f"D_n has {len(sets['new'])} examples, fewer than the {size} asked for: {where}")
+        more, notes = _from_reserve(table, request, train, forget, kept, size, seed)
+    more["nonmember"], further = _nonmembers(table, request, sets, more, seed)
+    sets |= more
     sets["validation"] = Split("validation", np.arange(len(corpus.validation)))
     sets["test"] = Split("test", np.arange(len(corpus.test)))
-    splits = Splits(sets, corpus.splits | {"train": table}, tuple(notes))
+    splits = Splits(sets, corpus.splits | {"train": table}, (*notes, *further))
     _require_disjoint(splits, "data" if new is None else "new.path")
     return splits
+
+
+def cut(
+    corpus: Corpus, seed: int, reserve: float, group: str, limit: int | None, original_is_given: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of D and of the reserve, which no request changes; options as in ``make_splits``."""
+    if original_is_given:
+        return _capped(np.arange(len(corpus.train)), limit, seed), np.empty(0, np.int64)
+    return cut_reserve(corpus.train, reserve, group, limit, seed)
 
 
 def cut_reserve(
@@ -151,27 +159,68 @@ def _unlike(table: Dataset, rows: np.ndarray, train: np.ndarray) -> np.ndarray:
     return rows[~seen.to_numpy(zero_copy_only=False)]
 
 
-def _from_reserve(table, request, train, forget, kept, size, seed, original_is_given) -> dict[str, Split]:
-    if original_is_given:
-        empty = Split("train", np.empty(0, np.int64))
-        return {"new": empty, "holdout": empty}
-    new = request.match(table, train, forget, kept, size, np.random.default_rng([seed, 3]))
+def _from_reserve(
+    table: Dataset, request: Request, train: np.ndarray, forget: np.ndarray, kept: np.ndarray, size: int, seed: int
+) -> tuple[dict[str, Split], list[str]]:
+    """D_n and holdout, and notes. Where what matches is scarce, D_n takes half: the holdout needs some for attacks."""
+
+    def match(rows: np.ndarray, count: int) -> np.ndarray:
+        return request.match(table, train, forget, rows, count, np.random.default_rng([seed, 3]))
+
+    new = match(kept, size)
     if len(new) < max(min(size, 2), size / 10):
-        whole = f"cut the reserve by data.group={request.grouped_by}, " if request.grouped_by else ""
+        whole = f"cut the reserve by data.group={request.grouped_by[0]}, " if request.grouped_by else ""
         raise UserError(
             f"too few examples to hold out: the reserve of {len(kept)} has {len(new)} that match the request, "
             f"{size} are needed for D_n; {whole}raise data.reserve, lower forget.size or new.size, or give new.path"
         )
-    rest = np.setdiff1d(kept, new, assume_unique=True)
-    if request.grouped_by is not None:
+    rest = _beside(table, request, kept, new)
+    left = len(match(rest, len(rest)))
+    matching, notes = len(new) + left, []
+    half = max(min(size, 2), (matching + 1) // 2)
+    if left < len(new) and len(fewer := match(kept, half)) < len(new):
+        new, rest = fewer, _beside(table, request, kept, fewer)
+        notes.append(
+            f"D_n has {len(new)} examples instead of {size}: the reserve holds only {matching} that match, "
+            "and the others are left for attacks to compare D_f with"
+        )
+    elif len(new) < size:
+        notes.append(_short(new, size, "the reserve holds no more that match"))
+    return {"new": Split("train", new), "holdout": Split("train", rest)}, notes
+
+
+def _beside(table: Dataset, request: Request, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Those rows that share no text with D_n, and no group where the request takes groups whole."""
+    rest = np.setdiff1d(rows, new, assume_unique=True)
+    if request.grouped_by:
         rest = _outside_groups(table, request.grouped_by, rest, new)
-    return {"new": Split("train", new), "holdout": Split("train", _unlike(table, rest, new))}
+    return _unlike(table, rest, new)
 
 
-def _outside_groups(table: Dataset, name: str, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    groups = column(table, name)
+def _outside_groups(table: Dataset, columns: Sequence[str], rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    groups = groups_of(table, columns, "forget.column")
     shared = pc.is_in(groups.take(pa.array(rows)), value_set=groups.take(pa.array(others)).combine_chunks())
     return rows[~shared.to_numpy(zero_copy_only=False)]
+
+
+def _short(new: np.ndarray, size: int, why: str) -> str:
+    return f"D_n has {len(new)} examples, fewer than the {size} asked for: {why}"
+
+
+def _nonmembers(
+    table: Dataset, request: Request, sets: dict[str, Split], unseen: dict[str, Split], seed: int
+) -> tuple[Split, list[str]]:
+    """Those of the holdout that are like D_f; all of it where new.path lacks the column that tells."""
+    holdout = unseen["holdout"].rows
+    lacking = [name for name in request.columns if name not in table.column_names]
+    if not len(holdout) or lacking:
+        note = f"new.path has no column {lacking[0]}: attacks compare D_f with the whole holdout" if lacking else ""
+        return Split("train", holdout), [note] if note and len(holdout) else []
+    if request.grouped_by:
+        holdout = _outside_groups(table, request.grouped_by, holdout, unseen["new"].rows)
+    rng = np.random.default_rng([seed, 10])
+    rows = request.nonmembers(table, sets["train"].rows, sets["forget"].rows, holdout, rng)
+    return Split("train", rows), []
 
 
 def _joined(corpus: Corpus, new: Corpus) -> Dataset:
@@ -187,11 +236,12 @@ def _joined(corpus: Corpus, new: Corpus) -> Dataset:
     return concatenate_datasets([part.train.select_columns(shared) for part in (corpus, new)])
 
 
-def _from_file(table: Dataset, first: int, size: int, seed: int) -> dict[str, Split]:
-    """D_n: ``size`` of the rows from ``first`` on; holdout: the others."""
+def _from_file(table: Dataset, first: int, size: int, seed: int) -> tuple[dict[str, Split], list[str]]:
+    """D_n: ``size`` of the rows from ``first`` on; holdout: the others. And notes."""
     order = first + np.random.default_rng([seed, 3]).permutation(len(table) - first)
-    chosen, rest = np.sort(order[:size]), np.sort(order[size:])
-    return {"new": Split("train", chosen), "holdout": Split("train", _unlike(table, rest, chosen))}
+    new, rest = np.sort(order[:size]), np.sort(order[size:])
+    notes = [_short(new, size, "new.path holds no more")] if len(new) < size else []
+    return {"new": Split("train", new), "holdout": Split("train", _unlike(table, rest, new))}, notes
 
 
 def _require_disjoint(splits: Splits, where: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, List, Value
 from helpers import tiny
 
-from kga.data.forget import Group, Ids, Label, Random, Request, label_matched, read_ids, whole_groups
+from kga.data.forget import Group, Ids, Label, Random, Request, matched, read_ids, whole_groups
 from kga.errors import UserError
 
 TRAIN, RESERVE = np.arange(10, 90), np.concatenate([np.arange(10), np.arange(90, 120)])
@@ -181,13 +181,90 @@ def test_ids_are_matched_by_label(table):
     labels = np.array(values(table, "label", np.arange(120)))
     north, west = (TRAIN[labels[TRAIN] == name] for name in ("north", "west"))
     forget = np.concatenate([north[:4], west[:2]])
-    matched = label_matched(table, forget, RESERVE, 6, generator())
-    assert Counter(labels[matched]) == {"north": 4, "west": 2}
-    matched = label_matched(table, north[:5], RESERVE, 35, generator())
-    assert len(matched) == 35
-    assert (labels[matched] == "north").sum() == (labels[RESERVE] == "north").sum()
+    drawn = matched(table, forget, RESERVE, 6, generator())
+    assert Counter(labels[drawn]) == {"north": 4, "west": 2}
+    drawn = matched(table, north[:5], RESERVE, 35, generator())
+    assert len(drawn) == 35
+    assert (labels[drawn] == "north").sum() == (labels[RESERVE] == "north").sum()
 
 
 def test_the_base_request_chooses_nothing_by_itself(table):
     with pytest.raises(NotImplementedError):
         Request(3).choose(table, TRAIN, generator())
+
+
+@pytest.mark.parametrize("request_", [Random(3), Ids()])
+def test_where_nothing_can_be_listed_it_is_said_what_can(table, request_):
+    with pytest.raises(UserError, match=r"nothing to list; forget=group, forget=label and forget=word list"):
+        request_.candidates(table, TRAIN, RESERVE)
+
+
+def test_candidates_are_groups_and_labels_by_size(table):
+    groups = Counter(values(table, "group", TRAIN))
+    columns, rows = Group().candidates(table, TRAIN, RESERVE)
+    assert columns[0] == "group" and dict(rows) == groups
+    assert [count for _, count in rows] == sorted(groups.values(), reverse=True)
+    seen, unseen = (Counter(values(table, "label", rows)) for rows in (TRAIN, RESERVE))
+    _, rows = Label("???").candidates(table, TRAIN, RESERVE)
+    assert rows == [(name, count, unseen[name]) for name, count in sorted(seen.items(), key=lambda pair: -pair[1])]
+
+
+def test_candidates_among_lists_of_labels_and_examples_without_a_group():
+    table = Dataset.from_dict({"label": [["a", "b"], ["b"], [], ["c"]] * 30, "group": ["x", None, "", "y"] * 30})
+    _, rows = Label().candidates(table, TRAIN, RESERVE)
+    assert rows == [("b", 40, 20), ("a", 20, 10), ("c", 20, 10)]
+    assert Group().candidates(table, TRAIN, RESERVE)[1] == [("x", 20), ("y", 20)]
+
+
+def test_groups_of_several_columns():
+    table = Dataset.from_dict({"firm": ["a", "b", None, ""] * 30, "year": [2000 + row // 60 for row in range(120)]})
+    request = Group(1, column=["firm", "year"])
+    chosen = choose(request, table)
+    one, year = table["firm"][chosen[0]], table["year"][chosen[0]]
+    expected = [row for row in TRAIN.tolist() if (table["firm"][row], table["year"][row]) == (one, year)]
+    assert chosen.tolist() == (expected if one else chosen.tolist()) and len(chosen) == (len(expected) if one else 1)
+    named = choose(Group(column=["firm", "year"], value=["a / 2000", "b / 2001"]), table)
+    assert named.tolist() == [
+        row for row in TRAIN.tolist() if (table["firm"][row], table["year"][row]) in (("a", 2000), ("b", 2001))
+    ]
+    with pytest.raises(UserError, match=r"column firm / year\).*'a / 1999'.*a / 200\d"):
+        choose(Group(column=["firm", "year"], value="a / 1999"), table)
+    columns, rows = request.candidates(table, TRAIN, RESERVE)
+    assert columns[0] == "firm / year" and {name for name, _ in rows} == {
+        "a / 2000",
+        "a / 2001",
+        "b / 2000",
+        "b / 2001",
+    }
+    with pytest.raises(UserError, match=r"forget\.column=month is no column"):
+        choose(Group(1, column=["firm", "month"]), table)
+
+
+def planted(count: int) -> Dataset:
+    """Of 120 rows every eighth is planted, with the labels of the others."""
+    return tiny.rows(count).add_column("planted", ["yes" if row % 8 == 0 else "no" for row in range(count)])
+
+
+def test_planted_examples_are_forgotten_without_a_file():
+    table = planted(120)
+    chosen = choose(Ids(), table)
+    assert chosen.tolist() == [row for row in TRAIN.tolist() if row % 8 == 0]
+    with pytest.raises(UserError, match=r"needs forget\.path"):
+        choose(Ids(), tiny.rows(120))
+
+
+def test_half_of_the_reserves_planted_examples_are_left_for_attacks():
+    table = planted(120)
+    request, forget = Ids(), TRAIN[TRAIN % 8 == 0]
+    new = match(request, table, forget, 20)
+    reserved = RESERVE[RESERVE % 8 == 0]
+    assert len(new) == 20 and np.isin(new, reserved).sum() == (len(reserved) + 1) // 2
+    holdout = np.setdiff1d(RESERVE, new)
+    others = request.nonmembers(table, TRAIN, forget, holdout, generator())
+    assert others.tolist() == np.setdiff1d(reserved, new).tolist() and len(others)
+    assert len(match(request, table, forget, 2)) == 2
+
+
+def test_a_file_of_ids_counts_more_than_planted_marks(tmp_path):
+    table = planted(120).add_column("id", [f"n-{row}" for row in range(120)])
+    assert choose(Ids(ids_file(tmp_path, ["n-11", "n-30"])), table).tolist() == [11, 30]

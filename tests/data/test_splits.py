@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kga.data.corpus import Corpus, make_corpus
 from kga.data.forget import Group, Ids, Label, Random, Request
-from kga.data.splits import Splits, cut_reserve, make_splits
+from kga.data.splits import Splits, cut, cut_reserve, make_splits
 from kga.errors import UserError
 
 PLAIN = tiny.corpus(train=200)
@@ -167,9 +167,88 @@ def test_d_n_is_as_large_as_d_f_unless_told():
 
 
 def test_a_d_n_that_falls_short_is_noted():
-    (note,) = make_splits(PLAIN, Random(100), seed=0).notes
-    assert "D_n has 40 examples, fewer than the 100 asked for" in note
+    labels = ["rare" if row % 40 == 0 else "usual" for row in range(400)]
+    corpus = with_train(Dataset.from_dict({"text": [f"text {row}" for row in range(400)], "label": labels}))
+    cuts = {seed: cut_reserve(corpus.train, 0.2, "group", None, seed)[1] for seed in range(20)}
+    seed = next(seed for seed, kept in cuts.items() if (kept % 40 == 0).sum() == 2)  # of which D_n needs both
+    (note,) = make_splits(corpus, Label("rare", size=5), seed=seed).notes
+    assert "D_n has 2 examples, fewer than the 5 asked for" in note
     assert make_splits(PLAIN, Random(10), seed=0).notes == ()
+
+
+def drawn_before(corpus: Corpus, request: Request, seed: int) -> tuple[list[int], list[int]]:
+    """D_n and holdout as they are without regard to non-members: all that is asked for, and all that is left."""
+    train, kept = cut_reserve(corpus.train, 0.2, "group", None, seed)
+    forget = request.choose(corpus.train, train, np.random.default_rng([seed, 1]))
+    new = request.match(corpus.train, train, forget, kept, len(forget), np.random.default_rng([seed, 3]))
+    return new.tolist(), [row for row in kept.tolist() if row not in new]
+
+
+@pytest.mark.parametrize(
+    ("request_", "corpus"), [(Random(15), PLAIN), (Label("north", size=4), PLAIN), (Group(8), GROUPED)]
+)
+def test_a_plentiful_reserve_is_drawn_from_as_if_nobody_attacked(request_, corpus):
+    for seed in range(3):
+        splits = make_splits(corpus, request_, seed=seed)
+        new, left = drawn_before(corpus, request_, seed)
+        assert (splits["new"].rows.tolist(), splits["holdout"].rows.tolist()) == (new, left)
+        assert splits.notes == ()
+
+
+def test_where_little_matches_half_of_it_is_left_for_attacks():
+    splits = make_splits(PLAIN, Random(30), seed=0)
+    assert (len(splits["new"]), len(splits["holdout"]), len(splits["nonmember"])) == (20, 20, 20)
+    assert splits["new"].rows.tolist() == make_splits(PLAIN, Random(30), seed=0)["new"].rows.tolist()
+    (note,) = splits.notes
+    assert "D_n has 20 examples instead of 30: the reserve holds only 40 that match" in note
+    north = make_splits(PLAIN, Label("north"), seed=0)
+    matching = sum(label == "north" for name in ("new", "holdout") for label in north.strings(north[name], "label"))
+    assert len(north["new"]) == (matching + 1) // 2 and len(north["nonmember"]) == matching // 2
+    (note,) = north.notes
+    assert f"the reserve holds only {matching} that match" in note
+
+
+def test_nonmembers_are_those_of_the_holdout_that_are_like_the_forget_set(tmp_path):
+    for request in requests(tmp_path):
+        splits = make_splits(GROUPED, request, seed=0)
+        ids = sets_of(splits, "id")
+        assert ids["nonmember"] and ids["nonmember"] <= ids["holdout"]
+        if isinstance(request, Random | Group):
+            assert ids["nonmember"] == ids["holdout"]
+        if isinstance(request, Label):
+            assert sets_of(splits, "label")["nonmember"] == {request.value}
+        if isinstance(request, Ids):
+            assert len(splits["nonmember"]) <= len(splits["forget"])
+
+
+def test_half_a_group_is_not_left():
+    """A reserve of one matching group goes to D_n whole, as without any regard to attacks."""
+    groups = [f"person-{row // 10}" for row in range(200)]
+    corpus = with_train(tiny.rows(200).add_column("group", groups))
+    splits = make_splits(corpus, Group(10), seed=0, reserve=0.05)
+    assert (len(splits["new"]), len(splits["holdout"]), len(splits["nonmember"])) == (10, 0, 0)
+    assert splits.notes == ()
+
+
+def test_d_and_the_reserve_can_be_had_before_a_request():
+    for whole in (False, True):
+        train, kept = cut(GROUPED, 3, 0.2, "group", 90, whole)
+        splits = make_splits(GROUPED, Random(5), seed=3, limit=90, original_is_given=whole)
+        assert original(splits).tolist() == train.tolist()
+        unseen = {row for name in ("new", "holdout") for row in splits[name].rows.tolist()}
+        assert unseen == set(kept.tolist()) and bool(unseen) is not whole
+
+
+def test_groups_of_several_columns():
+    years = [str(2000 + row % 3) for row in range(200)]
+    corpus = with_train(tiny.rows(200, groups=30).add_column("year", years))
+    splits = make_splits(corpus, Group(9, column=["group", "year"]), seed=0)
+    both = {
+        name: set(zip(*(splits.strings(splits[name], column) for column in ("group", "year")), strict=True))
+        for name in ("forget", "retain", "new", "holdout", "train")
+    }
+    assert not both["forget"] & both["retain"] and not both["new"] & (both["holdout"] | both["train"])
+    assert {group for group, _ in both["forget"]} & {group for group, _ in both["retain"]}
 
 
 def test_an_empty_forget_set_is_refused(tmp_path):
@@ -209,6 +288,7 @@ def test_d_n_from_a_file_of_its_own():
     assert len(splits["new"]) == 10 and ids["new"] | ids["holdout"] == set(new.train["id"])
     assert original(splits).tolist() == original(make_splits(PLAIN, Random(10), seed=0)).tolist()
     assert set(splits.strings(splits["new"], "text")) <= set(new.train["text"])
+    assert ids["nonmember"] == ids["holdout"]
     short = make_splits(PLAIN, Random(50), seed=0, new=new)
     assert (len(short["new"]), len(short["holdout"])) == (30, 0)
     assert "new.path holds no more" in short.notes[0]
@@ -216,10 +296,24 @@ def test_d_n_from_a_file_of_its_own():
 
 def test_columns_that_the_file_of_d_n_lacks_still_serve_the_request():
     new = new_corpus(tiny.rows(30, seed=7).add_column("stars", [1] * 30))
+    splits = make_splits(GROUPED, Group(5), seed=0, new=new)
+    assert splits["nonmember"].rows.tolist() == splits["holdout"].rows.tolist() and len(splits["holdout"])
+    assert "new.path has no column group" in splits.notes[0]
     splits = make_splits(GROUPED, Group(15), seed=0, new=new)
     assert splits["forget"].rows.tolist() == make_splits(GROUPED, Group(15), seed=0)["forget"].rows.tolist()
     stars = with_train(tiny.rows(50).add_column("stars", ["one"] * 50))
     assert len(make_splits(stars, Random(5), seed=0, new=new)["new"]) == 5
+
+
+def test_nonmembers_from_the_file_of_d_n():
+    new = new_corpus(tiny.rows(60, seed=7, groups=12))
+    splits = make_splits(GROUPED, Label("west", size=9), seed=0, new=new)
+    assert sets_of(splits, "label")["nonmember"] == {"west"} and len(sets_of(splits, "label")["holdout"]) == 3
+    unseen = new_corpus(tiny.rows(60, seed=7).add_column("group", [f"stranger-{row % 12}" for row in range(60)]))
+    splits = make_splits(GROUPED, Group(10), seed=0, new=unseen)
+    groups = sets_of(splits, "group")
+    assert groups["holdout"] & groups["new"]  # D_n is drawn from a file example by example
+    assert groups["nonmember"] == groups["holdout"] - groups["new"]
 
 
 def test_a_file_of_d_n_that_overlaps_by_id_is_refused():
@@ -266,6 +360,7 @@ def test_fingerprints_follow_ids_and_contents():
     again = make_splits(PLAIN, Random(10), seed=0)
     prints = {name: splits.fingerprint(split) for name, split in splits.sets.items()}
     assert prints == {name: again.fingerprint(split) for name, split in again.sets.items()}
+    assert prints.pop("nonmember") == prints["holdout"]  # of a random request
     assert len(set(prints.values())) == len(prints)
     ids = [f"a-{row}" for row in range(50)]
     relabelled = tiny.rows(50).map(lambda row: {"label": "east"})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datasets import Dataset
 
-from kga.data.corpus import Corpus, make_corpus
+from kga.data.corpus import FIELDS, Corpus, make_corpus
 from kga.data.embedded import classification, response, translation
+from kga.data.embedded.dirty import plant
 from kga.errors import UserError
 
 TASKS = {
@@ -17,7 +18,7 @@ TEST, VALIDATION = 2_000, 500
 TRAIN_SIZES = range(100, 50_001)
 
 
-def load(task: str, size: int = 2_500, seed: int = 0) -> Corpus:
+def load(task: str, size: int = 2_500, seed: int = 0, dirty: float | None = None) -> Corpus:
     """Generate the embedded data of a task: `size` training examples, 500 for validation and 2,000 for testing.
 
     Columns: id, the task's fields, group (the person or firm that may ask to be forgotten) and kind. A "personal"
@@ -25,8 +26,12 @@ def load(task: str, size: int = 2_500, seed: int = 0) -> Corpus:
     in classification, else "regular") follow from the input. Equal arguments give equal data on every platform; the
     validation and test splits do not depend on `size`.
 
+    Args:
+        dirty: share of the training examples that are made wrong; a column `planted` ("yes" or "no") then tells which.
+            They are of those whose label, or text, follows from the input. None: none are.
+
     Raises:
-        UserError: no embedded data for this task, or a size out of range.
+        UserError: no embedded data for this task, or a size or share out of range.
     """
     if task not in TASKS:
         raise UserError(f"data=embedded: there is none for task={task}: use task={'|'.join(TASKS)} or data=folder")
@@ -34,4 +39,6 @@ def load(task: str, size: int = 2_500, seed: int = 0) -> Corpus:
         allowed = f"{TRAIN_SIZES[0]} to {TRAIN_SIZES[-1]}"
         raise UserError(f"data.size: {size!r} training examples cannot be made: give a whole number from {allowed}")
     splits = TASKS[task]({"test": TEST, "validation": VALIDATION, "train": size}, seed)
+    if dirty is not None:
+        splits = plant(splits, FIELDS[task][-1], dirty, seed)
     return make_corpus("embedded", task, {split: Dataset.from_list(rows) for split, rows in splits.items()}, seed=seed)
