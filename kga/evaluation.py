@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from kga.data.batching import Ordered
 from kga.data.encoded import Examples
 from kga.metrics.forgetting import Divergence, ProbabilityShift
+from kga.metrics.signals import basic_signals, signals
 from kga.metrics.utility import Loss, MultiLabel
 from kga.objective import Batch
-from kga.predictions import Predictions, cross_entropy
+from kga.predictions import Predictions
 from kga.quiet import quiet_advice
 from kga.tasks.base import TaskModule
 
@@ -21,15 +23,17 @@ class Evaluation(pl.LightningModule):
 
     models: by name; "retrain" (A_R) and "original" (A_D), where present, are what the others are compared with.
     splits: names of the dataloaders, in order. Multi-label thresholds are tuned on "validation". compared: the splits on
-    which models are compared with each other (None: all); for large vocabularies that is most of the work.
+    which models are compared with each other (None: all); for large vocabularies that is most of the work. audited: the
+    splits of whose examples an attacker's signals are kept, not only loss and correctness.
     """
 
     def __init__(
-        self, models: Mapping[str, TaskModule], splits: Sequence[str], compared: Sequence[str] | None = None
-    ) -> None:
+        self, models: Mapping[str, TaskModule], splits: Sequence[str], compared: Sequence[str] | None = None,
+        audited: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.models = nn.ModuleDict({name: model.eval() for name, model in models.items()})
-        self.splits = list(splits)
+        self.splits, self.audited = list(splits), frozenset(audited)
         self.utility = nn.ModuleDict()
         self.distance = nn.ModuleDict()
         self.bases = {"": "retrain", "_original": "original"}
@@ -58,7 +62,8 @@ class Evaluation(pl.LightningModule):
                 if key in self.distance:
                     for metric in self.distance[key]:
                         metric.update(predicted, predictions[base])
-            self.rows.append(_per_example(name, split, rows, predicted))
+            found = _per_example(rows, predicted, everything=split in self.audited)
+            self.rows.append(found.assign(model=name, split=split))
 
     def tune_thresholds(self) -> None:
         """Sets every multi-label metric's thresholds to those tuned on the validation split."""
@@ -91,28 +96,48 @@ def evaluate(
     batch_size: int,
     callbacks: Sequence = (),
     compared: Sequence[str] | None = None,
+    audited: Sequence[str] = (),
 ) -> tuple[dict, dict, pd.DataFrame]:
     """Utility, forgetting and per-example values of every model on every set (see ``Evaluation.results``)."""
+    evaluation = Evaluation(models, list(sets), compared, audited)
+    _pass(evaluation, sets, hardware, batch_size, callbacks)
+    return evaluation.results()
+
+
+class Signals(pl.LightningModule):
+    """Runs one model over one set and keeps an attacker's signals of every example."""
+
+    def __init__(self, model: TaskModule) -> None:
+        super().__init__()
+        self.model, self.rows = model.eval(), []
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        for window, part in self.model.predict(batch).parts():
+            self.rows.append(_per_example(batch["index"][window], part.dense(), everything=True))
+
+
+def measure(model: TaskModule, examples: Examples, hardware: Mapping, batch_size: int) -> pd.DataFrame:
+    """The signals of a model on a set, one row per example, in the set's order."""
+    found = Signals(model)
+    _pass(found, {"": examples}, hardware, batch_size)
+    table = pd.concat(found.rows, ignore_index=True)
+    return table.set_index("row").loc[np.asarray(examples.rows)].reset_index(drop=True)
+
+
+def _pass(module: pl.LightningModule, sets: Mapping[str, Examples], hardware: Mapping, batch_size: int, callbacks=()):
+    """One pass of Lightning's over every set."""
     arguments = {name: value for name, value in hardware.items() if name not in ("checkpoint_minutes", "profiler")}
     trainer = pl.Trainer(
         logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         use_distributed_sampler=False, callbacks=list(callbacks), **arguments,
     )  # fmt: skip
-    evaluation = Evaluation(models, list(sets), compared)
     with quiet_advice():
-        trainer.test(evaluation, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
-    return evaluation.results()
+        trainer.test(module, [Ordered(examples, batch_size) for examples in sets.values()], verbose=False)
 
 
-def _per_example(model: str, split: str, rows: Tensor, predictions: Predictions) -> pd.DataFrame:
-    loss = cross_entropy(predictions)
-    columns = {
-        "row": rows,
-        "loss": predictions.mean_per_example(loss),
-        "log_prob": predictions.sum_per_example(-loss),
-        "correct": predictions.mean_per_example(predictions.correct()),
-    }
-    return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()}).assign(model=model, split=split)
+def _per_example(rows: Tensor, predictions: Predictions, everything: bool) -> pd.DataFrame:
+    found = signals(predictions) if everything else basic_signals(predictions)
+    return pd.DataFrame({name: value.cpu().numpy() for name, value in {"row": rows, **found}.items()})
 
 
 def _values(metrics: nn.ModuleList) -> dict[str, float]:

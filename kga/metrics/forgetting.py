@@ -1,10 +1,12 @@
 """How close a model is to a reference (A_R, or A_D) on a set. ``update`` takes both models' Predictions."""
 
+import numpy as np
 import torch
+from scipy.stats import ks_2samp
 from torch import Tensor
 from torchmetrics import Metric
 
-from kga.predictions import Predictions, both_jsd, cross_entropy
+from kga.predictions import Predictions, both_jsd, cross_entropy, over_positions
 
 
 class Divergence(Metric):
@@ -12,22 +14,29 @@ class Divergence(Metric):
 
     jsd: Jensen-Shannon divergence (at most ln 2). jsd_legacy: the quantity that the released code calls so (unbounded,
     for comparison with published numbers only). agreement: share of positions with the same most probable class.
+    exact_agreement: share of examples (of those with positions) that agree at every position. output_l2: ||p - q||_2 of the
+    probabilities, which Bad Teacher's paper calls activation distance.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("jsd", "jsd_legacy", "agreement", "positions"):
+        for name in ("jsd", "jsd_legacy", "agreement", "exact_agreement", "output_l2", "positions", "examples"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, model: Predictions, reference: Predictions) -> None:
         jsd, legacy = both_jsd(model, reference).double().sum(0)
         self.jsd += jsd
         self.jsd_legacy += legacy
-        self.agreement += (model.top() == reference.top()).double().sum()
+        self.output_l2 += over_positions(_l2, model, reference).double().sum()
+        same, counts = model.top() == reference.top(), model.positions_per_example()
+        self.agreement += same.double().sum()
+        self.exact_agreement += ((model.sum_per_example(same.long()) == counts) & (counts > 0)).double().sum()
         self.positions += len(model.targets)
+        self.examples += (counts > 0).double().sum()
 
     def compute(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) / self.positions for name in ("jsd", "jsd_legacy", "agreement")}
+        means = {name: getattr(self, name) / self.positions for name in ("jsd", "jsd_legacy", "agreement", "output_l2")}
+        return means | {"exact_agreement": self.exact_agreement / self.examples}
 
 
 class ProbabilityShift(Metric):
@@ -35,7 +44,7 @@ class ProbabilityShift(Metric):
 
     lpd: mean of |ppl - ppl_ref| / ppl_ref; lpd_median beside it, as few outliers decide the mean; log_ppl_difference:
     mean of |log ppl - log ppl_ref|, and its median. pdlp: share of examples whose probability fell (ppl > ppl_ref). Against A_R, two
-    independent retrains give a pdlp of about one half.
+    independent retrains give a pdlp of about one half. ks, ks_p, ks_n: see ``kolmogorov_smirnov``, of the examples' losses.
     """
 
     def __init__(self) -> None:
@@ -57,7 +66,23 @@ class ProbabilityShift(Metric):
             "log_ppl_difference": (model - reference).abs().mean(),
             "log_ppl_difference_median": _median((model - reference).abs()),
             "pdlp": (model > reference).double().mean(),
-        }
+        } | {name: torch.tensor(value) for name, value in kolmogorov_smirnov(model, reference).items()}
+
+
+def kolmogorov_smirnov(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> dict[str, float]:
+    """Two-sample test of whether two models' losses, one per example, are distributed alike.
+
+    ks: largest gap of the distribution functions; ks_p: its p-value, which means nothing without ks_n, the number of
+    examples: any difference becomes significant with enough of them. Losses of the same examples are no independent samples,
+    so p is larger than it should be: compare it with that of two retrained models.
+    """
+    pair = [torch.as_tensor(values).detach().cpu().double().numpy() for values in (first, second)]
+    found = ks_2samp(*pair)
+    return {"ks": float(found.statistic), "ks_p": float(found.pvalue), "ks_n": float(len(pair[0]))}
+
+
+def _l2(model: Predictions, reference: Predictions) -> Tensor:
+    return (model.log_probs.exp() - reference.log_probs.exp()).norm(dim=1)
 
 
 def _median(values: Tensor) -> Tensor:

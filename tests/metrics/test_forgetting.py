@@ -7,8 +7,13 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from kga.metrics.forgetting import Divergence, ProbabilityShift
+from kga.metrics.forgetting import Divergence, ProbabilityShift, kolmogorov_smirnov
 from kga.predictions import LN2, Predictions
+
+
+def kolmogorov_by_hand(first, second) -> float:
+    """Largest gap of the two shares of values up to x, over all x."""
+    return max(abs(np.mean(first <= x) - np.mean(second <= x)) for x in np.concatenate([first, second]))
 
 
 def pooled(rows, example=None) -> Predictions:
@@ -37,13 +42,17 @@ def test_a_model_is_at_distance_0_from_itself():
     side = pooled([[0.5, 0.5], [0.9, 0.1]])
     divergence, shift = Divergence(), ProbabilityShift()
     divergence.update(side, side), shift.update(side, side)
-    assert values(divergence) == pytest.approx({"jsd": 0, "jsd_legacy": 0, "agreement": 1}, abs=1e-6)
+    same = {"jsd": 0, "jsd_legacy": 0, "agreement": 1, "exact_agreement": 1, "output_l2": 0}
+    assert values(divergence) == pytest.approx(same, abs=1e-6)
     assert values(shift) == {
         "lpd": 0,
         "lpd_median": 0,
         "log_ppl_difference": 0,
         "log_ppl_difference_median": 0,
         "pdlp": 0,
+        "ks": 0,
+        "ks_p": 1,
+        "ks_n": 2,
     }
 
 
@@ -87,6 +96,69 @@ def test_an_outlier_moves_the_mean_and_not_the_median():
     metric.update(pooled([[0.5, 0.5]] * 8 + [[1e-6, 1.0]]), pooled([[0.4, 0.6]] * 9))
     found = values(metric)
     assert found["lpd_median"] == pytest.approx(0.2, abs=1e-5) and found["lpd"] > 1000
+
+
+def test_output_distance_by_hand():
+    metric = Divergence()
+    metric.update(pooled([[0.5, 0.5], [0.9, 0.1]]), pooled([[0.5, 0.5], [0.1, 0.9]]))
+    metric.update(pooled([[0.2, 0.8]]), pooled([[0.3, 0.7]]))
+    assert values(metric)["output_l2"] == pytest.approx((0 + math.hypot(0.8, 0.8) + math.hypot(0.1, 0.1)) / 3)
+
+
+def test_an_example_agrees_exactly_where_all_its_positions_do():
+    """Examples of two, one, no and two positions; the last one agrees at one of its two."""
+    example = [0, 0, 1, 3, 3]
+    model = pooled([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3], [0.7, 0.3]], example)
+    reference = pooled([[0.6, 0.4], [0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.1, 0.9]], example)
+    metric = Divergence()
+    metric.update(model, reference)
+    assert values(metric)["agreement"] == pytest.approx(4 / 5)
+    assert values(metric)["exact_agreement"] == pytest.approx(2 / 3)
+
+
+def test_lazy_predictions_in_chunks_are_as_far_apart(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    sides = [pooled(torch.randn(12, 4, generator=generator).softmax(1).tolist(), [0] * 5 + [1] * 7) for _ in range(2)]
+
+    def head(states):
+        return states
+
+    head.classes = 4
+    lazy = [Predictions(side.states, side.targets, side.example, side.size, head) for side in sides]
+    dense, chunked = Divergence(), Divergence()
+    dense.update(*sides)
+    monkeypatch.setattr("kga.predictions.CHUNK", 12)
+    chunked.update(*lazy)
+    assert values(chunked) == pytest.approx(values(dense), abs=1e-6)
+
+
+def test_kolmogorov_smirnov_is_the_largest_gap_of_the_distributions():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.3, 3.0):
+        first, second = np.round(rng.normal(shift, 1, 80), 1), np.round(rng.normal(0, 1, 80), 1)
+        found = kolmogorov_smirnov(first, second)
+        assert found["ks"] == pytest.approx(kolmogorov_by_hand(first, second), abs=1e-9)
+        assert found["ks_n"] == 80
+    assert found["ks_p"] < 1e-6
+
+
+def test_p_of_exchangeable_losses_is_small_as_often_as_it_says_and_falls_with_n():
+    rng = np.random.default_rng(0)
+    small = np.mean([kolmogorov_smirnov(*rng.normal(size=(2, 200)))["ks_p"] < 0.1 for _ in range(300)])
+    assert 0.03 < small < 0.15
+    few, many = (kolmogorov_smirnov(*([*rng.normal(size=(2, n)), [0], [0.2]])) for n in (50, 5000))
+    assert many["ks_p"] < 1e-6 < few["ks_p"]
+
+
+def test_the_losses_that_are_compared_are_of_examples_not_positions():
+    example = [0, 1, 1, 2]
+    sides = [pooled([[p, 1 - p] for p in row], example) for row in ((0.5, 0.1, 0.4, 0.9), (0.5, 0.3, 0.3, 0.2))]
+    metric = ProbabilityShift()
+    metric.update(*sides)
+    losses = [side.mean_per_example(-side.truth()).double() for side in sides]
+    found = values(metric)
+    assert found["ks_n"] == 3
+    assert found["ks"] == pytest.approx(kolmogorov_by_hand(*(loss.numpy() for loss in losses)))
 
 
 @pytest.mark.parametrize("metric", [Divergence, ProbabilityShift])
