@@ -5,62 +5,80 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
+from kga.data.batching import in_order
 from kga.data.corpus import input_text
+from kga.data.encoded import Examples
 from kga.data.splits import Split
 from kga.evaluation import evaluate
+from kga.metrics.distances import cka, weight_distance
 from kga.metrics.score import tug_of_war
+from kga.metrics.words import word_analysis
+from kga.models.ensemble import Ensemble
+from kga.models.layers import blocks
 from kga.study import Study, Trained
+from kga.tasks.base import TaskModule
 from kga.texts import Texts, quality, write_texts
+from kga.unlearning import on_device
 
 REPORTED = ("test", "forget", "retain")
-
-
+COMPARED = 500  # examples of a set whose hidden states are compared
 SAMPLES = 10  # examples of each split whose generated texts are kept
 
 
-def assess(
-    study: Study, original: Trained, retrained: Sequence[Trained], unlearned: Trained, options: Mapping, folder: Path,
-    texts: bool = False,
-) -> dict:  # fmt: skip
-    """utility, forgetting and score of result.json; writes examples.parquet beside it.
+def named_models(original: Trained, retrained: Sequence[Trained], unlearned: Trained) -> dict[str, Trained]:
+    """The models of a run by the names that results give them. retrained: A_R and the further ones, or none."""
+    named = {"original": original, "unlearned": unlearned}
+    return named | {(f"noise_floor_{number}" if number else "retrain"): model for number, model in enumerate(retrained)}
 
-    retrained: A_R and the further ones of the noise floor, or none. options: ``evaluation.*``. texts: whether samples of
-    what the models write may be kept (samples.parquet).
+
+def assess(
+    study: Study, trained: Mapping[str, Trained], options: Mapping, folder: Path, texts: bool = False,
+    audited: Mapping[str, Split] | None = None, word: str | None = None,
+) -> tuple[dict, pd.DataFrame]:  # fmt: skip
+    """Utility, forgetting and score of result.json, and what every model says of every example (by row number).
+
+    trained: see ``named_models``. options: ``evaluation.*``. texts: whether samples of what the models write may be kept
+    (samples.parquet). audited: further sets that attacks look at; with any, the table holds all signals. word: the one that
+    is to be forgotten, where a word is.
     """
-    trained = {"original": original, "unlearned": unlearned}
-    trained |= {("retrain" if not number else f"noise_floor_{number}"): model for number, model in enumerate(retrained)}
     models = {name: study.load(model) for name, model in trained.items()}
-    rows = {name: study.splits[name] for name in ("test", "forget", "validation", "new")}
-    rows["retain"] = _limited(study.splits["retain"], options["retain_limit"], study.seed)
+    rows = {name: study.splits[name] for name in ("test", "forget", "validation", "new")} | dict(audited or {})
+    rows["retain"] = limited(study.splits["retain"], options["retain_limit"], study.seed)
     rows = {name: split for name, split in rows.items() if len(split)}
     everywhere, distances, table = evaluate(
         models, {name: study.view(split) for name, split in rows.items()}, study.hardware, options["batch_size"],
-        compared=REPORTED,
+        compared=REPORTED, audited=("forget", "retain", *audited) if audited else (),
     )  # fmt: skip
-    _named(table, study, rows).to_parquet(folder / "examples.parquet", index=False)
     metric = models["original"].score_metric
     utility, forgetting = _reported(everywhere), _reported(distances)
     chosen_by = {"score_metric": metric, "selection": selection(everywhere, metric)}
     if models["original"].text_metrics() and options["generate"]["limit"] != 0:
-        chosen_by |= _generate(study, models, rows, options["generate"], utility, folder if texts else None)
-    if not retrained:
-        return {"utility": utility, "forgetting": {}, "score": {}} | chosen_by
+        chosen_by |= _generate(study, models, rows, options["generate"], utility, folder if texts else None, word)
+    if "retrain" not in models:
+        return {"utility": utility, "forgetting": {}, "score": {}} | chosen_by, table
     score = {name: {"tow": tug_of_war(values, utility["retrain"], metric)}
              for name, values in utility.items() if name != "retrain"}  # fmt: skip
     return {
-        "utility": _with_floor(utility),
-        "forgetting": _with_floor(forgetting),
-        "score": _with_floor(score),
-    } | chosen_by
+        "utility": with_floor(utility),
+        "forgetting": with_floor(forgetting),
+        "score": with_floor(score),
+        "distances": with_floor(_distances(study, models, rows)),
+    } | chosen_by, table
 
 
 def _generate(
-    study: Study, models: Mapping, rows: Mapping[str, Split], options: Mapping, utility: dict, folder: Path | None
-) -> dict:
-    """Adds the quality of generated texts to ``utility``; returns how it was computed. folder: where samples are kept."""
-    chosen = {name: _limited(rows[name], options["limit"], study.seed) for name in REPORTED if name in rows}
-    views = {name: study.view(split) for name, split in chosen.items()}
+    study: Study, models: Mapping, rows: Mapping[str, Split], options: Mapping, utility: dict, folder: Path | None,
+    word: str | None,
+) -> dict:  # fmt: skip
+    """Adds the quality of generated texts to ``utility``; returns how it was computed, and what became of the word.
+
+    folder: where samples are kept.
+    """
+    chosen = {name: limited(rows[name], options["limit"], study.seed) for name in REPORTED if name in rows}
+    beside = {"nonmember": limited(study.splits["nonmember"], options["limit"], study.seed)} if word else {}
+    views = {name: study.view(split) for name, split in (chosen | beside).items() if len(split)}
     texts = write_texts(models, views, study.hardware, options["beams"], options["batch_size"])
     truth = study.task.fields[-1]
     references = {name: study.splits.strings(split, truth) for name, split in chosen.items()}
@@ -70,7 +88,20 @@ def _generate(
             utility[name][split] |= numbers
     if folder is not None:
         _samples(study, chosen, texts, references).to_parquet(folder / "samples.parquet", index=False)
-    return {"signatures": signatures, "generated": {name: len(split) for name, split in chosen.items()}}
+    found = {"signatures": signatures, "generated": {name: len(split) for name, split in chosen.items()}}
+    return found | ({"word": _word(study, models, texts, chosen["forget"], word)} if word else {})
+
+
+def _word(study: Study, models: Mapping, texts: Texts, written: Split, word: str) -> dict:
+    """The section ``word``: on all of D_f and of the non-members. written: the part of D_f that texts were written for."""
+    sets = {name: study.splits[name] for name in ("forget", "nonmember") if len(study.splits[name])}
+    truth = study.task.fields[-1]
+    truths = {name: study.splits.strings(split, truth) for name, split in sets.items()}
+    ids = study.splits.strings(written, "id")
+    with on_device(list(models.values()), study.hardware, study.seed):
+        return word_analysis(
+            models, {name: study.view(split) for name, split in sets.items()}, truths, texts, ids, word, truth
+        )
 
 
 def _samples(study: Study, chosen: Mapping[str, Split], texts: Texts, references: Mapping) -> pd.DataFrame:
@@ -109,24 +140,77 @@ def _reported(values: Mapping) -> dict:
     }
 
 
-def _limited(split: Split, limit: int | None, seed: int) -> Split:
+def limited(split: Split, limit: int | None, seed: int) -> Split:
     if limit is None or len(split) <= limit:
         return split
     chosen = np.random.default_rng([seed, 5]).permutation(len(split))[:limit]
     return Split(split.source, np.sort(split.rows[chosen]))
 
 
-def _named(table: pd.DataFrame, study: Study, rows: Mapping[str, Split]) -> pd.DataFrame:
-    """Row numbers replaced by ids."""
-    parts = []
-    for name, part in table[table["split"].isin(REPORTED)].groupby("split", sort=False):
-        split = rows[name]
-        ids = pd.Series(study.splits.strings(split, "id"), index=split.rows)
-        parts.append(part.assign(id=ids.loc[part["row"]].to_numpy()).drop(columns="row"))
-    return pd.concat(parts)[["id", "model", "split", "loss", "log_prob", "correct"]]
+def write_examples(table: pd.DataFrame, scores: pd.DataFrame, study: Study, path: Path) -> None:
+    """examples.parquet: what every model says of every reported or audited example, and how attacks score it.
+
+    Ids instead of row numbers; ``difficulty`` is A_D's loss.
+    """
+    kept = table[table["split"].isin((*REPORTED, "nonmember"))]
+    original = kept[kept["model"] == "original"].set_index(["split", "row"])["loss"].rename("difficulty")
+    kept = kept.join(original, on=["split", "row"])
+    if len(scores):
+        kept = kept.merge(scores, how="left", on=["row", "model", "split"])
+    ids = {
+        split: pd.Series(study.splits.strings(_source(split, part), "id"), index=part["row"].unique())
+        for split, part in kept.groupby("split", sort=False)
+    }
+    kept = pd.concat(
+        [part.assign(id=ids[split].loc[part["row"]].to_numpy()) for split, part in kept.groupby("split", sort=False)]
+    )
+    first = ["id", "model", "split"]
+    kept[first + [name for name in kept if name not in (*first, "row")]].to_parquet(path, index=False)
 
 
-def _with_floor(values: dict) -> dict:
+def _source(split: str, part: pd.DataFrame) -> Split:
+    return Split("test" if split == "test" else "train", part["row"].unique())
+
+
+def _distances(study: Study, models: Mapping, rows: Mapping[str, Split]) -> dict:
+    """{model: how far it is from A_R inside}: cka of the last block's mean states on D_f and test (1: alike), weight_l2,
+    and that as a share of A_D's (weight_ratio). None where an ensemble has no such states or weights."""
+    sets = {name: study.view(limited(rows[name], COMPARED, study.seed)) for name in ("forget", "test")}
+    with on_device(list(models.values()), study.hardware, study.seed):
+        states = {
+            name: {split: mean_states(model, view) for split, view in sets.items()} for name, model in models.items()
+        }
+    far = {name: weight_distance(model.model, models["retrain"].model) for name, model in models.items()}
+    found: dict = {}
+    for name in models:
+        if name == "retrain":
+            continue
+        pairs = {split: (states[name][split], states["retrain"][split]) for split in sets}
+        found[name] = {f"cka_{split}": None if a is None or b is None else cka(a, b) for split, (a, b) in pairs.items()}
+        ratio = far[name] / far["original"] if far[name] is not None and far["original"] else None
+        found[name] |= {"weight_l2": far[name], "weight_ratio": ratio}
+    return found
+
+
+def mean_states(task: TaskModule, examples: Examples, batch_size: int = 64) -> torch.Tensor | None:
+    """[N, H] the last block's states, mean over each example's tokens; None for an ensemble, whose members have blocks of
+    their own."""
+    if isinstance(task.model, Ensemble):
+        return None
+    layer = blocks(task.model)[-1][0]
+    found: list = [None] * len(examples)
+    with torch.no_grad():
+        for positions in in_order(examples, batch_size):
+            batch = {name: value.to(task.device) for name, value in examples.batch(positions).items()}
+            states, owner = task.hidden(batch, layer)
+            sums = states.new_zeros(len(positions), states.shape[1]).index_add(0, owner, states)
+            means = sums / torch.bincount(owner, minlength=len(positions)).clamp(min=1).unsqueeze(1)
+            for position, mean in zip(positions, means.cpu(), strict=True):
+                found[position] = mean
+    return torch.stack(found)
+
+
+def with_floor(values: dict) -> dict:
     """Replaces the further retrained models by their mean, "noise_floor"."""
     floors = [values[name] for name in values if name.startswith("noise_floor_")]
     kept = {name: value for name, value in values.items() if not name.startswith("noise_floor_")}

@@ -64,13 +64,15 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
     return run
 
 
-def execute(cfg: dict) -> dict:
-    """One run: the experiment, its report, and what a person reads at the end."""
-    from kga import config, experiment
+def execute(cfg: dict) -> dict | None:
+    """One run: the experiment, its report, and what a person reads at the end; or what could be forgotten, listed."""
+    from kga import config, experiment, listing
     from kga.console import print_result
     from kga.inputs import texts_of
     from kga.report.run import evaluated_ids, write_run_report
 
+    if cfg["forget"].get("list"):
+        return listing.list_candidates(cfg)
     result, folder = experiment.run(cfg)
     report = folder / "report.html"
     # What the report shows can be asked for anew; the result's key does not depend on it.

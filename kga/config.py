@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from kga.data.amount import amount
+from kga.data.corpus import FIELDS
 from kga.errors import UserError, nearest, one_of
 from kga.hashing import RECIPE, SCHEMA, digest
 from kga.paths import config_dir
@@ -17,6 +18,7 @@ from kga.paths import config_dir
 # Keys that do not change what a run computes: where it lies, how it is shown, what it runs on.
 IDLE = ("output", "store", "report", "logger", "launcher")
 IDLE_HARDWARE = ("accelerator", "devices", "checkpoint_minutes", "profiler")
+ATTACK_KEYS = {"shadows", "bootstrap"}  # of all attacks
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 # Keys that hold a whole number of 1 or more, or null where there is no bound.
 WHOLE = ("model.max_length", "evaluation.batch_size", "evaluation.generate.beams", "evaluation.generate.batch_size")
@@ -54,6 +56,8 @@ def register() -> None:
 def resolved(cfg: DictConfig) -> dict:
     """The config as plain values; UserError for a mandatory key that was left open."""
     missing = sorted(OmegaConf.missing_keys(cfg))
+    if OmegaConf.select(cfg, "forget.list"):  # so that a user finds the value to give
+        missing = [name for name in missing if not name.startswith("forget.")]
     if missing:
         raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
     plain = OmegaConf.to_container(cfg, resolve=True)
@@ -76,7 +80,7 @@ def check(cfg: Mapping) -> None:
         raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more, below 2**31")
     _check_trainer(cfg.get("trainer") or {})
     one_of("reference", cfg["reference"], ("retrain", "none"))
-    for key in ("optim", "method.optim", "method.helpers.optim"):
+    for key in ("optim", "method.optim", "method.helpers.optim", "attack.relearn.optim"):
         if options := _at(cfg, key):
             _check_optim(key, options)
     limit = _at(cfg, "evaluation.generate.limit")
@@ -85,6 +89,7 @@ def check(cfg: Mapping) -> None:
             f"evaluation.generate.limit={_shown(limit)} must be a number of examples of each split (0: nothing is "
             "generated; null: no bound)"
         )
+    _check_attack(cfg["attack"])
     floor = cfg["evaluation"]["noise_floor"]
     if not _is_whole(floor, 0):
         raise UserError(
@@ -92,6 +97,23 @@ def check(cfg: Mapping) -> None:
         )
     if floor and cfg["reference"] == "none":
         raise UserError("evaluation.noise_floor needs the retrained model: leave out reference=none")
+
+
+def _check_attack(options: Mapping) -> None:
+    """Refuses values of ``attack.*``, and keys there that are no attack."""
+    for name, part in options.items():
+        if not isinstance(part, Mapping) or "_target_" not in part:
+            one_of_keys("attack.", name, ATTACK_KEYS)
+    for name in ATTACK_KEYS - options.keys():
+        raise UserError(f"the key attack.{name} was deleted: leave out ~attack.{name}")
+    shadows = options["shadows"]
+    if not _is_whole(shadows, 2) or shadows % 2:
+        raise UserError(
+            f"attack.shadows={_shown(shadows)} must be an even number of shadow models, 2 or more: they come in pairs, so that "
+            "each example is in half of them"
+        )
+    if not _is_whole(options["bootstrap"], 100):
+        raise UserError(f"attack.bootstrap={_shown(options['bootstrap'])} must be a number of resamples, 100 or more")
 
 
 def _check_trainer(options: Mapping) -> None:
@@ -189,6 +211,26 @@ def build(cfg: Mapping, key: str, **more: object):
         raise (reason or error) from None
 
 
+def build_request(cfg: Mapping):
+    """The request of the config (``forget.*``), which does not know whether its candidates are to be listed."""
+    options = {name: None if value == "???" else value for name, value in cfg["forget"].items() if name != "list"}
+    return build({"forget": options}, "forget")
+
+
+def forgotten_word(cfg: Mapping) -> str | None:
+    """The one word that is to be forgotten in what the model learns to write; None where the request is another."""
+    truth, words = FIELDS[cfg["task"]["name"]][-1], cfg["forget"].get("value")
+    if cfg["choices"]["forget"] != "word" or cfg["forget"].get("column") not in (None, truth):
+        return None
+    words = [words] if isinstance(words, str | int | float) else list(words)
+    return str(words[0]) if len(words) == 1 else None
+
+
+def attacked(cfg: Mapping) -> dict:
+    """The attacks of the config by name: the parts of ``attack.*`` that describe one."""
+    return {name: part for name, part in cfg["attack"].items() if isinstance(part, Mapping)}
+
+
 def shows_texts(cfg: Mapping) -> bool:
     """Whether the report may show texts of examples: as asked for, else only for embedded data."""
     wanted = cfg["report"]["texts"]
@@ -201,6 +243,9 @@ def run_key(cfg: Mapping, fingerprint: str) -> str:
     Of the hardware, the precision decides; devices and checkpoints do not.
     """
     deciding = {name: value for name, value in cfg.items() if name not in IDLE}
+    if not attacked(cfg):
+        del deciding["attack"]
+    deciding["forget"] = {name: value for name, value in cfg["forget"].items() if name != "list"}
     deciding["trainer"] = {name: value for name, value in cfg.get("trainer", {}).items() if name not in IDLE_HARDWARE}
     return digest([RECIPE, SCHEMA, json.loads(json.dumps(deciding, default=str)), fingerprint])
 

@@ -1,7 +1,7 @@
 """The pipeline of one run, on one page: data -> splits -> models -> unlearn -> evaluate -> result.json."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kga import config
@@ -43,16 +43,19 @@ def run(cfg: Mapping) -> tuple[dict, Path]:
 
 def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     """Everything that takes time; torch is first imported here."""
-    from kga.assess import assess
+    from kga.assess import assess, named_models, write_examples
+    from kga.audit import Audit
     from kga.build import build_method, build_study, close, environment, require_inputs
     from kga.cost import cost, seconds
 
-    method = build_method(cfg)
-    splits = _splits(cfg, corpus)
+    method, store = build_method(cfg), Store(cfg["store"], note)
+    splits = _splits(cfg, corpus, lambda sets: build_study(cfg, corpus, sets, store, folder))
     require_inputs(cfg, method, splits)
     splits.write(folder / "splits.parquet")
-    study = build_study(cfg, corpus, splits, Store(cfg["store"], note), folder)
+    study = build_study(cfg, corpus, splits, store, folder)
     method.require(study)
+    audit = Audit(study, cfg, lambda: build_method(cfg))
+    audit.require()
     if study.cut["train"]["examples"]:
         note(
             "cut at the length limits (model.max_length, task.*): {examples} of {of} in D".format(**study.cut["train"])
@@ -63,36 +66,45 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     references = 1 + cfg["evaluation"]["noise_floor"] if cfg["reference"] == "retrain" else 0
     retrained = [study.retrained(number) for number in range(references)]
 
+    if audit:
+        audit.require_disk()
+
     stage("Unlearning", cfg["choices"]["method"])
-    declared = method.helpers()
-    helpers = {name: study.helper(name, helper) for name, helper in declared.items()}
-    statistics = {name: study.statistic(name, statistic) for name, statistic in method.statistics().items()}
-    unlearned = study.unlearned(method, cfg["method"], original, helpers, statistics)
-    keep_model(unlearned.folder, folder)
+    made = study.forget(method, cfg["method"])
+    keep_model(made.unlearned.folder, folder)
     close(study.loggers)
 
     stage("Evaluation")
     started = time.monotonic()
-    shown = config.shows_texts(cfg)
-    measured = assess(study, original, retrained, unlearned, cfg["evaluation"], folder, texts=shown)
-    spent = seconds(original, retrained, helpers, statistics, unlearned)
+    models = named_models(original, retrained, made.unlearned)
+    measured, table = assess(
+        study, models, cfg["evaluation"], folder, config.shows_texts(cfg), audit.sets, config.forgotten_word(cfg)
+    )
+    evaluated = time.monotonic() - started
+    spent, costs = seconds(original, retrained, made), cost(made, moves=method.moves)
+    found, scores = audit.run(models, table, costs["request_seconds"])
+    write_examples(table, scores, study, folder / "examples.parquet")
     return {
         "splits": splits.sizes(),
         "cut": study.cut,
         **measured,
-        "membership": {},
-        "unlearning": unlearned.meta.get("unlearning", {}),
-        "seconds": spent | {"evaluate": time.monotonic() - started, "attack": 0.0},
-        "cost": cost(helpers, declared, statistics, unlearned, moves=method.moves),
+        **found,
+        "unlearning": made.unlearned.meta.get("unlearning", {}),
+        "seconds": spent | {"evaluate": evaluated, "attack": audit.seconds},
+        "cost": costs,
         "environment": environment(cfg),
     }
 
 
-def _splits(cfg: Mapping, corpus: Corpus) -> Splits:
+def _splits(cfg: Mapping, corpus: Corpus, make_study: Callable) -> Splits:
     """Cuts the data for the request, and tells the sizes."""
+    from kga.difficulty import of_request
+
+    request = config.build_request(cfg)
+    of_request(request, corpus, cfg, make_study)
     splits = make_splits(
         corpus,
-        config.build(cfg, "forget"),
+        request,
         seed=cfg["seed"],
         reserve=cfg["data"]["reserve"],
         group=cfg["data"]["group"],

@@ -34,7 +34,14 @@ def load_new(cfg: Mapping) -> Corpus | None:
 
 def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
     """Digest of everything read from files that the config names only by path: what decides the splits included."""
-    deciding = ("id", "content", cfg["data"]["group"], cfg["forget"].get("column"))
+    chosen_by = cfg["forget"].get("column") or ()
+    deciding = (
+        "id",
+        "content",
+        "planted",
+        cfg["data"]["group"],
+        *([chosen_by] if isinstance(chosen_by, str) else chosen_by),
+    )
     parts = [
         strings_digest(map(str, column(table, name).to_pylist()))
         for table in corpus.splits.values() for name in deciding if name in table.column_names

@@ -61,6 +61,10 @@ class Store:
         finally:
             lock.release()
 
+    def has(self, kind: str, recipe: dict) -> bool:
+        """Whether the artifact of ``recipe`` is there; it is not checked for damage."""
+        return (self.root / kind / digest(recipe)[:24] / MANIFEST).is_file()
+
     def _load(self, folder: Path, key: str) -> Artifact | None:
         if not folder.is_dir():
             return None

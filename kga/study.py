@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kga.data.corpus import column
 from kga.data.encoded import Examples, encode, everything
 from kga.data.splits import Split, Splits
 from kga.errors import UserError
+from kga.evaluation import measure
 from kga.hashing import RECIPE, digest, folder_digest, state_digest
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method, Statistic
@@ -42,6 +44,16 @@ class Trained:
         return self.meta.get("seconds", 0.0)
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """What a method made of A_D, and what it needed for that."""
+
+    unlearned: Trained
+    declared: Mapping[str, Helper]
+    helpers: Mapping[str, Trained]
+    statistics: Mapping[str, Trained]
+
+
 class Study:
     """Data, splits, model family and store of one run; trains what is asked for.
 
@@ -57,6 +69,7 @@ class Study:
         self.task_options = dict(task_options or {})
         self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
         self.given = Path(original).expanduser() if original else None
+        self.label = ""  # before the titles of what is trained, in a world
         self._original: Trained | None = None
         self.max_length = family.max_length
         if self.given and any(member_folders(self.given)):
@@ -113,7 +126,21 @@ class Study:
         """The encoded examples of some rows."""
         return Examples(self.tables[split.source], split.rows, self.codec)
 
+    def world(self, sets: Mapping[str, Split], seed: int, label: str) -> "Study":
+        """The same study on other sets of the same tables, with a seed of its own: a shadow model's.
+
+        Tokenizer, encodings and store are shared; its A_D is trained, also where this study's was given.
+        """
+        other = copy(self)
+        other.splits, other.seed, other.label = replace(self.splits, sets=dict(sets)), seed, label
+        other.given, other.loggers, other._original = None, (), None
+        return other
+
     # Models ----------------------------------------------------------------------------------------------------
+
+    def has_original(self) -> bool:
+        """Whether A_D is in the store already."""
+        return self.store.has("original", self._plan(self.splits["train"], epoch_ends=True)[1])
 
     def original(self) -> Trained:
         """A_D: trained on D, or the given model."""
@@ -193,10 +220,10 @@ class Study:
             return self.load(self.original(), optim)
         model = self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch")
         module = self._around(model, optim)
-        if self.given is not None and _architecture(module) != _architecture(self.codec):
+        if _architecture(module) != _architecture(self.codec):
             raise UserError(
-                f"original.path={self.given} is another architecture than model=... builds for the models trained beside it: "
-                "set model=pretrained model.name=BACKBONE to what it was fine-tuned from, or reference=none"
+                "original.path=... is another architecture than model=... builds for the models trained beside it: set "
+                "model=pretrained model.name=BACKBONE to what it was fine-tuned from, or reference=none"
             )
         return module
 
@@ -210,6 +237,38 @@ class Study:
         start: "pretrained", "scratch" or "original"; after: go on from that model, and from its optimiser where that was
         kept (``keep_optimizer``). epoch_ends: keep the weights of the last two.
         """
+        module, recipe = self._plan(
+            split, seed=seed, optim=optim, start=start, epoch_ends=epoch_ends, stop_epochs=stop_epochs, after=after,
+            keep_optimizer=keep_optimizer,
+        )  # fmt: skip
+        seed, optim = recipe["seed"], module.optim
+
+        def make(out: Path, work: Path) -> dict:
+            updates = supervised(self.view(split), optim, seed)
+            watch = kind == "original" and bool(optim.patience)
+            validation = everything(self.tables["validation"], self.codec)
+            callbacks = [EpochEnds(work / "epoch_ends")] if epoch_ends else []
+            callbacks += [KeepOptimizer(after.folder if after else None, out)] if keep_optimizer else []
+            with PeakMemory() as memory:
+                meta = fit(
+                    module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work,
+                    description=self.label + title,
+                    callbacks=callbacks, stop_epochs=stop_epochs,
+                    validation=Ordered(validation, optim.batch_size) if watch else None,
+                )  # fmt: skip
+            module.save(out)
+            if epoch_ends:
+                shutil.copytree(work / "epoch_ends", out / "epoch_ends")
+            return meta | {"peak_memory_bytes": memory.peak}
+
+        return self.keep(kind, recipe, make, title)
+
+    def _plan(
+        self, split: Split, *, seed: int | None = None, optim: Optim | None = None, start: str = "pretrained",
+        epoch_ends: bool = False, stop_epochs: int | None = None, after: Trained | None = None,
+        keep_optimizer: bool = False,
+    ) -> tuple[TaskModule, dict]:  # fmt: skip
+        """The model that ``train`` starts from, and everything that decides what becomes of it."""
         seed, optim = self.seed if seed is None else seed, optim or self.optim
         module = self.load(after, optim) if after else self._initial(start, seed, optim)
         recipe = {
@@ -226,34 +285,45 @@ class Study:
         }
         if after or keep_optimizer:
             recipe |= {"after": after.key if after else None, "keep_optimizer": keep_optimizer}
-
-        def make(out: Path, work: Path) -> dict:
-            updates = supervised(self.view(split), optim, seed)
-            watch = kind == "original" and bool(optim.patience)
-            validation = everything(self.tables["validation"], self.codec)
-            callbacks = [EpochEnds(work / "epoch_ends")] if epoch_ends else []
-            callbacks += [KeepOptimizer(after.folder if after else None, out)] if keep_optimizer else []
-            with PeakMemory() as memory:
-                meta = fit(
-                    module, updates, optim=optim, hardware=self.hardware, seed=seed, work=work, description=title,
-                    callbacks=callbacks, stop_epochs=stop_epochs,
-                    validation=Ordered(validation, optim.batch_size) if watch else None,
-                )  # fmt: skip
-            module.save(out)
-            if epoch_ends:
-                shutil.copytree(work / "epoch_ends", out / "epoch_ends")
-            return meta | {"peak_memory_bytes": memory.peak}
-
-        return self.keep(kind, recipe, make, title)
+        return module, recipe
 
     def keep(self, kind: str, recipe: dict, make, title: str) -> Trained:
-        """What ``make`` makes (see ``Store.get``), or has made before; says so."""
+        """What ``make`` makes (see ``Store.get``), or has made before; says so, but in a world, of which there are many."""
         artifact: Artifact = self.store.get(kind, recipe, make)
-        if artifact.reused:
+        if artifact.reused and not self.label:
             note(f"{title}: reused from the store")
         return Trained(artifact.path, artifact.key, artifact.meta, artifact.bytes())
 
+    def signals(self, trained: Trained, split: Split, batch_size: int = 128) -> pd.DataFrame:
+        """What a model says of each example of a set: its signals (``kga.metrics.signals``), in the set's order.
+
+        Computed once for a model and a set, in whatever run.
+        """
+        recipe = {
+            "recipe": RECIPE, "version": 1, "model": trained.key, "examples": self.splits.fingerprint(split),
+            "encoding": self.codec.encoding(), "precision": str(self.hardware.get("precision")),
+        }  # fmt: skip
+
+        def make(out: Path, work: Path) -> dict:
+            started = time.monotonic()
+            measure(self.load(trained), self.view(split), self.hardware, batch_size).to_parquet(out / "signals.parquet")
+            return {"seconds": time.monotonic() - started}
+
+        return pd.read_parquet(self.store.get("signals", recipe, make).path / "signals.parquet")
+
     # Unlearning ------------------------------------------------------------------------------------------------
+
+    def forget(self, method: Method, settings: Mapping) -> Forgotten:
+        """Everything between A_D and A*: the method's helpers, its statistics of A_D, the unlearning.
+
+        settings: the method's resolved config, part of what names the result.
+        """
+        declared = method.helpers()
+        helpers = {name: self.helper(name, helper) for name, helper in declared.items()}
+        statistics = {name: self.statistic(name, statistic) for name, statistic in method.statistics().items()}
+        return Forgotten(
+            self.unlearned(method, settings, self.original(), helpers, statistics), declared, helpers, statistics
+        )
 
     def unlearned(
         self, method: Method, settings: Mapping, original: Trained, helpers: Mapping[str, Trained],
@@ -285,7 +355,10 @@ class Study:
             del loaded  # so that models whose predictions are cached can leave memory
             student = self.load(original)
             with PeakMemory() as memory:
-                meta = unlearn(method, student, hardware=self.hardware, seed=self.seed, work=work, loggers=self.loggers)
+                meta = unlearn(
+                    method, student, hardware=self.hardware, seed=self.seed, work=work, loggers=self.loggers,
+                    description=f"{self.label}A* unlearning",
+                )  # fmt: skip
             student.save(out)
             if method.history:
                 pd.DataFrame(method.history).to_csv(out / "updates.csv", index=False)

@@ -14,7 +14,7 @@ from kga.training import fit
 
 def unlearn(
     method: Method, student: TaskModule, *, hardware: Mapping, seed: int, work: Path, loggers: Sequence = (),
-    callbacks: Sequence[pl.Callback] = (),
+    callbacks: Sequence[pl.Callback] = (), description: str = "A* unlearning",
 ) -> dict:  # fmt: skip
     """Makes the student forget by an attached method; returns {"seconds", "epochs", "updates"}.
 
@@ -23,7 +23,7 @@ def unlearn(
     if not method.edits:
         return fit(
             student, method.stream(seed), optim=method.optim, hardware=hardware, seed=seed, work=work,
-            description="A* unlearning", callbacks=[method, *callbacks], loggers=loggers,
+            description=description, callbacks=[method, *callbacks], loggers=loggers,
         )  # fmt: skip
     for name, model in method.frozen.items():
         model.require_apart_from(student, name)

@@ -89,7 +89,7 @@ def test_noise_floor_is_a_further_retrained_model(folder, output):
 
 def test_examples_name_ids_and_no_texts(folder):
     table = pd.read_parquet(folder / "examples.parquet")
-    assert list(table.columns) == ["id", "model", "split", "loss", "log_prob", "correct"]
+    assert list(table.columns) == ["id", "model", "split", "loss", "log_prob", "correct", "confidence", "difficulty"]
     splits = pd.read_parquet(folder / "splits.parquet")
     forgotten = set(splits[splits["split"] == "forget"]["id"])
     assert set(table[table["split"] == "forget"]["id"]) == forgotten

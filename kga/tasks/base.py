@@ -118,6 +118,11 @@ class TaskModule(pl.LightningModule):
         """Fresh metrics of generated texts (``update`` takes texts and references); none where no text is written."""
         return []
 
+    @property
+    def several_positions(self) -> bool:
+        """Whether an example has more than one scored position."""
+        return True
+
     def cacheable(self, view: str) -> bool:
         """Whether what a frozen model predicts for an example is the same in every batch."""
         return True

@@ -41,6 +41,10 @@ class Classification(TaskModule):
         """Whether any number of labels may hold at once."""
         return self.model.config.problem_type == "multi_label_classification"
 
+    @property
+    def several_positions(self) -> bool:
+        return self.multi_label
+
     def predict(self, batch: Batch, view: str = "scored") -> Predictions:
         """Single-label: P = B, C labels. Multi-label: P = B x labels, C = 2 (off, on)."""
         logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
