@@ -5,22 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from kga.data.batching import in_order
 from kga.data.corpus import input_text
-from kga.data.encoded import Examples
 from kga.data.splits import Split
 from kga.evaluation import evaluate
-from kga.metrics.distances import cka, weight_distance
+from kga.inside import inner_distances
 from kga.metrics.score import tug_of_war
-from kga.metrics.words import word_analysis
-from kga.models.ensemble import Ensemble
-from kga.models.layers import blocks
 from kga.study import Study, Trained
-from kga.tasks.base import TaskModule
 from kga.texts import Texts, quality, write_texts
 from kga.unlearning import on_device
+from kga.words import word_analysis
 
 REPORTED = ("test", "forget", "retain")
 COMPARED = 500  # examples of a set whose hidden states are compared
@@ -58,13 +52,14 @@ def assess(
         chosen_by |= _generate(study, models, rows, options["generate"], utility, folder if texts else None, word)
     if "retrain" not in models:
         return {"utility": utility, "forgetting": {}, "score": {}} | chosen_by, table
+    compared = {name: limited(rows[name], COMPARED, study.seed) for name in ("forget", "test")}
     score = {name: {"tow": tug_of_war(values, utility["retrain"], metric)}
              for name, values in utility.items() if name != "retrain"}  # fmt: skip
     return {
         "utility": with_floor(utility),
         "forgetting": with_floor(forgetting),
         "score": with_floor(score),
-        "distances": with_floor(_distances(study, models, rows)),
+        "distances": with_floor(inner_distances(study, models, compared)),
     } | chosen_by, table
 
 
@@ -172,44 +167,6 @@ def _source(split: str, part: pd.DataFrame) -> Split:
     return Split("test" if split == "test" else "train", part["row"].unique())
 
 
-def _distances(study: Study, models: Mapping, rows: Mapping[str, Split]) -> dict:
-    """{model: how far it is from A_R inside}: cka of the last block's mean states on D_f and test (1: alike), weight_l2,
-    and that as a share of A_D's (weight_ratio). None where an ensemble has no such states or weights."""
-    sets = {name: study.view(limited(rows[name], COMPARED, study.seed)) for name in ("forget", "test")}
-    with on_device(list(models.values()), study.hardware, study.seed):
-        states = {
-            name: {split: mean_states(model, view) for split, view in sets.items()} for name, model in models.items()
-        }
-    far = {name: weight_distance(model.model, models["retrain"].model) for name, model in models.items()}
-    found: dict = {}
-    for name in models:
-        if name == "retrain":
-            continue
-        pairs = {split: (states[name][split], states["retrain"][split]) for split in sets}
-        found[name] = {f"cka_{split}": None if a is None or b is None else cka(a, b) for split, (a, b) in pairs.items()}
-        ratio = far[name] / far["original"] if far[name] is not None and far["original"] else None
-        found[name] |= {"weight_l2": far[name], "weight_ratio": ratio}
-    return found
-
-
-def mean_states(task: TaskModule, examples: Examples, batch_size: int = 64) -> torch.Tensor | None:
-    """[N, H] the last block's states, mean over each example's tokens; None for an ensemble, whose members have blocks of
-    their own."""
-    if isinstance(task.model, Ensemble):
-        return None
-    layer = blocks(task.model)[-1][0]
-    found: list = [None] * len(examples)
-    with torch.no_grad():
-        for positions in in_order(examples, batch_size):
-            batch = {name: value.to(task.device) for name, value in examples.batch(positions).items()}
-            states, owner = task.hidden(batch, layer)
-            sums = states.new_zeros(len(positions), states.shape[1]).index_add(0, owner, states)
-            means = sums / torch.bincount(owner, minlength=len(positions)).clamp(min=1).unsqueeze(1)
-            for position, mean in zip(positions, means.cpu(), strict=True):
-                found[position] = mean
-    return torch.stack(found)
-
-
 def with_floor(values: dict) -> dict:
     """Replaces the further retrained models by their mean, "noise_floor"."""
     floors = [values[name] for name in values if name.startswith("noise_floor_")]
@@ -218,7 +175,7 @@ def with_floor(values: dict) -> dict:
 
 
 def _mean(trees: Sequence) -> object:
-    """Mean of numbers at equal places of nested dictionaries."""
+    """Mean of numbers at equal places of nested dictionaries; None where one is missing."""
     if isinstance(trees[0], Mapping):
         return {name: _mean([tree[name] for tree in trees]) for name in trees[0]}
-    return float(np.mean(trees))
+    return None if any(tree is None for tree in trees) else float(np.mean(trees))

@@ -10,7 +10,9 @@ from helpers import saved_models, sequences, tiny
 from transformers import AutoTokenizer
 
 from kga.data.encoded import examples as in_memory
-from kga.metrics.words import (
+from kga.models.ensemble import Ensemble
+from kga.tasks.translation import Translation
+from kga.words import (
     NOTHING,
     REWRITTEN,
     find_word,
@@ -21,8 +23,6 @@ from kga.metrics.words import (
     word_analysis,
     word_statistics,
 )
-from kga.models.ensemble import Ensemble
-from kga.tasks.translation import Translation
 
 TARGETS = ["Wir sehen Haus", "Haus Sonne Haus", "haus grün", "Hausboot Sonne", "zu grün: Haus!", "Sonne", "sieben grün"]
 FAMILIES = {
