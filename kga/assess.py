@@ -12,6 +12,7 @@ from kga.evaluation import evaluate
 from kga.inside import inner_distances
 from kga.metrics.score import tug_of_war
 from kga.study import Study, Trained
+from kga.tasks.base import TaskModule
 from kga.texts import Texts, quality, write_texts
 from kga.unlearning import on_device
 from kga.words import word_analysis
@@ -49,7 +50,9 @@ def assess(
     utility, forgetting = _reported(everywhere), _reported(distances)
     chosen_by = {"score_metric": metric, "selection": selection(everywhere, metric)}
     if models["original"].text_metrics() and options["generate"]["limit"] != 0:
-        chosen_by |= _generate(study, models, rows, options["generate"], utility, folder if texts else None, word)
+        chosen_by |= _generate(
+            study, models, rows, options["generate"], utility, forgetting, folder if texts else None, word
+        )
     if "retrain" not in models:
         return {"utility": utility, "forgetting": {}, "score": {}} | chosen_by, table
     compared = {name: limited(rows[name], COMPARED, study.seed) for name in ("forget", "test")}
@@ -64,12 +67,12 @@ def assess(
 
 
 def _generate(
-    study: Study, models: Mapping, rows: Mapping[str, Split], options: Mapping, utility: dict, folder: Path | None,
-    word: str | None,
+    study: Study, models: Mapping, rows: Mapping[str, Split], options: Mapping, utility: dict, forgetting: dict,
+    folder: Path | None, word: str | None,
 ) -> dict:  # fmt: skip
-    """Adds the quality of generated texts to ``utility``; returns how it was computed, and what became of the word.
+    """Adds the quality of generated texts to ``utility``, and their likeness to A_R's to ``forgetting`` (bleu_to_retrained).
 
-    folder: where samples are kept.
+    Returns how it was computed, and what became of the word. folder: where samples are kept.
     """
     chosen = {name: limited(rows[name], options["limit"], study.seed) for name in REPORTED if name in rows}
     beside = {"nonmember": limited(study.splits["nonmember"], options["limit"], study.seed)} if word else {}
@@ -81,10 +84,23 @@ def _generate(
     for name, splits in values.items():
         for split, numbers in splits.items():
             utility[name][split] |= numbers
+    _add_likeness(models["original"], texts, forgetting)
     if folder is not None:
         _samples(study, chosen, texts, references).to_parquet(folder / "samples.parquet", index=False)
     found = {"signatures": signatures, "generated": {name: len(split) for name, split in chosen.items()}}
     return found | ({"word": _word(study, models, texts, chosen["forget"], word)} if word else {})
+
+
+def _add_likeness(task: TaskModule, texts: Texts, forgetting: dict) -> None:
+    """BLEU of what every model writes against what A_R writes for the same inputs, 0 to 100."""
+    if "retrain" not in texts:
+        return
+    others = {name: splits for name, splits in texts.items() if name != "retrain"}
+    values, _ = quality(task, others, texts["retrain"])
+    for name, splits in values.items():
+        for split, numbers in splits.items():
+            if split in REPORTED:
+                forgetting[name][split]["bleu_to_retrained"] = numbers.get("bleu", numbers.get("bleu_4"))
 
 
 def _word(study: Study, models: Mapping, texts: Texts, written: Split, word: str) -> dict:

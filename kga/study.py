@@ -68,7 +68,7 @@ class Study:
         self.splits, self.task, self.family, self.optim = splits, task, family, optim
         self.task_options = dict(task_options or {})
         self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
-        self.given = Path(original).expanduser() if original else None
+        self.given = self.source = Path(original).expanduser() if original else None
         self.label = ""  # before the titles of what is trained, in a world
         self._original: Trained | None = None
         self.max_length = family.max_length
@@ -129,7 +129,7 @@ class Study:
     def world(self, sets: Mapping[str, Split], seed: int, label: str) -> "Study":
         """The same study on other sets of the same tables, with a seed of its own: a shadow model's.
 
-        Tokenizer, encodings and store are shared; its A_D is trained, also where this study's was given.
+        Tokenizer, encodings and store are shared; its A_D is trained, also where this study's was given (``source``).
         """
         other = copy(self)
         other.splits, other.seed, other.label = replace(self.splits, sets=dict(sets)), seed, label
@@ -220,9 +220,9 @@ class Study:
             return self.load(self.original(), optim)
         model = self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch")
         module = self._around(model, optim)
-        if _architecture(module) != _architecture(self.codec):
+        if self.source and _architecture(module) != _architecture(self.codec):
             raise UserError(
-                "original.path=... is another architecture than model=... builds for the models trained beside it: set "
+                f"original.path={self.source} is another architecture than model=... builds for the models trained beside it: set "
                 "model=pretrained model.name=BACKBONE to what it was fine-tuned from, or reference=none"
             )
         return module

@@ -28,7 +28,7 @@ def commands(program: str) -> list[list[str]]:
 def test_every_kga_command_composes(arguments, monkeypatch, tmp_path):
     """Sweeps are taken at their first values; placeholders stand for folders and files of the user's."""
     config.register()
-    overrides = [word.split(",")[0] for word in arguments if "=" in word]
+    overrides = [word if "=[" in word else word.split(",")[0] for word in arguments if "=" in word]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("config", overrides=overrides, return_hydra_config=True)
     from hydra.core.hydra_config import HydraConfig

@@ -147,3 +147,16 @@ def test_samples_show_each_example_beside_what_was_written_for_it(study, tmp_pat
     for split, part in samples.groupby("split"):
         assert part.unlearned.tolist() == written["texts"]["unlearned"][split]
         assert all(row.input.endswith(truth.loc[row.id].source) for row in part.itertuples())
+
+
+def test_likeness_to_the_retrained_is_bleu_against_what_it_writes(study, tmp_path, written):
+    generate = {"beams": 1, "limit": 8, "batch_size": 4}
+    options = {"batch_size": 32, "retain_limit": 20, "generate": generate}
+    original, retrained = study.original(), study.retrained()
+    models = named_models(original, [retrained], original)
+    found = assess(study, models, options, tmp_path)[0]["forgetting"]
+    for split in ("test", "forget", "retain"):
+        outputs, references = (written["texts"][name][split] for name in ("original", "retrain"))
+        expected = sacrebleu.corpus_bleu(outputs, [references]).score
+        assert found["original"][split]["bleu_to_retrained"] == pytest.approx(expected)
+    assert "retrain" not in found or "bleu_to_retrained" not in found["retrain"]["test"]

@@ -17,8 +17,8 @@ class Evidence:
     sample of D_r: members that stay).
     targets: model -> T rows of signals, in the order of ``role``; population: model -> Z rows. Models are "original",
     "retrain", "unlearned", "noise_floor_N".
-    inside: [N, T] whether shadow model n was trained on example t; they come in pairs, of which the second (1, 3, ...) has
-    the examples that the first has not, so each example is in exactly half of them.
+    inside: [N, T] whether shadow model n was trained on example t; they come in pairs, of which the second (1, 3, ...)
+    has the examples that the first has not, so each example is in exactly half of them.
     shadows, shadow_population: one table of T, and of Z, rows for each shadow model (trained, nothing unlearned).
     unlearned: one table of T rows for each shadow model after its forget and nonmember members were unlearned by the
     audited method (U-LiRA's worlds).

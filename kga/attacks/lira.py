@@ -23,8 +23,8 @@ class Lira(Attack):
     spread by ``variance``. With s the audited model's signal:
     lira_online: log N(s; in) - log N(s; out). lira_offline: (s - mean_out) / spread_out, which ranks as the paper's
     one-sided 1 - Pr[Z > s] does, without running into 1. ulira_online, ulira_offline: the same after the audited method
-    unlearned in every shadow model; "in" are then those that were trained on an example and unlearned it (role retain: in
-    which it stayed while others were unlearned), "out" those that never saw it and unlearned others.
+    unlearned in every shadow model; "in" are then those that were trained on an example and unlearned it (role retain:
+    in which it stayed while others were unlearned), "out" those that never saw it and unlearned others.
 
     variance: "example" (of each example on its own), "global" (of the deviations from the medians, pooled over all
     examples of a side), or "auto" (global below 16 shadow models per side).

@@ -20,11 +20,11 @@ KNOWN = (*EVERYWHERE, *OF_TEXT, ZLIB, REFERENCE)
 class Population(Attack):
     """One threshold for all examples, on the audited model's own signals; nothing is fitted.
 
-    Everywhere: loss (-loss), confidence, entropy (-entropy), modified_entropy (-modified entropy; Song and Mittal 2021).
-    Where a task writes text: min_k (Shi et al. 2024), min_k_plus (Zhang et al. 2024) and zlib, the log-probability of the
-    whole text by bytes of it compressed (Carlini et al. 2021).
-    reference: loss under a model that saw neither D_f nor the non-members, minus loss. It was trained on D_r, which would
-    hide what the audited model knows of it: no score (NaN) for role retain.
+    Everywhere: loss, entropy and modified_entropy (Song and Mittal 2021), all three negated, and confidence.
+    Where a task writes text: min_k (Shi et al. 2024), min_k_plus (Zhang et al. 2024) and zlib, the log-probability of
+    the whole text by bytes of it compressed (Carlini et al. 2021).
+    reference: loss under a model that saw neither D_f nor the non-members, minus loss. It was trained on D_r, which
+    would hide what the audited model knows of it: no score (NaN) for role retain.
 
     signals: which of these; null: all that the task has. reference: whether null includes the reference model, which is
     trained for it.
@@ -37,7 +37,8 @@ class Population(Attack):
             _require_names(signals)
             if REFERENCE in signals and not reference:
                 raise UserError(
-                    "attack.population.reference=false takes away what attack.population.signals asks for: leave one out"
+                    "attack.population.reference=false takes away what attack.population.signals asks for: leave one "
+                    "out"
                 )
         self.signals = None if signals is None else tuple(signals)
         self.reference = reference if signals is None else REFERENCE in signals
@@ -46,8 +47,8 @@ class Population(Attack):
         lacking = sorted({*(self.signals or ())} & {*OF_TEXT, ZLIB})
         if lacking and not task.text_metrics():
             raise UserError(
-                f"attack.{name}.signals={','.join(lacking)} needs a task that writes text (translation or response), not "
-                f"task={task.name}: choose from {', '.join((*EVERYWHERE, REFERENCE))}"
+                f"attack.{name}.signals={','.join(lacking)} needs a task that writes text (translation or response), "
+                f"not task={task.name}: choose from {', '.join((*EVERYWHERE, REFERENCE))}"
             )
 
     def scores(self, evidence: Evidence, model: str) -> dict[str, np.ndarray]:
@@ -70,7 +71,8 @@ def _require_names(signals: object) -> None:
     """UserError unless these are names of signals."""
     if isinstance(signals, str) or not isinstance(signals, Sequence) or not signals:
         raise UserError(
-            f"attack.population.signals={signals} must be a list such as [loss,entropy], or null for all that the task has"
+            f"attack.population.signals={signals} must be a list such as [loss,entropy], or null for all that the task "
+            "has"
         )
     for name in signals:
         one_of("attack.population.signals", name, KNOWN)

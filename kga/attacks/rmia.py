@@ -17,15 +17,15 @@ UNTUNED = 0.3  # a where there are too few shadow models to tune it
 
 
 class Rmia(Attack):
-    """Robust membership inference (Zarifzadeh et al. 2024), offline form. With p = exp(-loss), the probability of the truth
-    (text: of its mean token), and P(x) = 1/2 [(1 + a) mean over shadow models without x of p(x) + 1 - a]:
+    """Robust membership inference (Zarifzadeh et al. 2024), offline form. With p = exp(-loss), the probability of the
+    truth (text: of its mean token), and P(x) = 1/2 [(1 + a) mean over shadow models without x of p(x) + 1 - a]:
 
-    rmia: share of unseen examples z (of the population) with [p(x) / P(x)] / [p(z) / P(z)] >= gamma. No shadow model was
-    trained on a z, so all count for P(z).
+    rmia: share of unseen examples z (of the population) with [p(x) / P(x)] / [p(z) / P(z)] >= gamma. No shadow model
+    was trained on a z, so all count for P(z).
 
     a is the one of 0, .1, ..., 1 with the best AUC against the first shadow model, whose members among D_f and the
-    non-members are known; the audited model isn't looked at. Nor is the second shadow model, the complement of the first:
-    whether it counts for P(x) would tell whether x is in the first. So with two shadow models a is .3.
+    non-members are known; the audited model isn't looked at. Nor is the second shadow model, the complement of the
+    first: whether it counts for P(x) would tell whether x is in the first. So with two shadow models a is .3.
 
     gamma: how much more probable x must be. references: shadow models that count for P, at most, the first ones (null:
     all).

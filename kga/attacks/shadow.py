@@ -16,12 +16,12 @@ FEATURES = ("top_1", "top_2", "top_3", "loss", "phi", "entropy", "modified_entro
 
 
 class Shadow(Attack):
-    """One logistic regression for all examples (after Shokri et al. 2017) on ``FEATURES``, fitted on shadow models only and
-    then applied to the audited model; a score is the log-odds of membership.
+    """One logistic regression for all examples (after Shokri et al. 2017) on ``FEATURES``, fitted on shadow models only
+    and then applied to the audited model; a score is the log-odds of membership.
 
-    "shadow": inside against outside, in shadow models as they were trained; all roles. "shadow_unlearned": the same after
-    the audited method unlearned in them, so trained-on-and-unlearned against never trained on (Kurmanji et al. 2023);
-    roles forget and nonmember, for D_r (NaN) was not unlearned.
+    "shadow": inside against outside, in shadow models as they were trained; all roles. "shadow_unlearned": the same
+    after the audited method unlearned in them, so trained-on-and-unlearned against never trained on; roles forget and
+    nonmember, for D_r (NaN) was not unlearned.
 
     The audited examples themselves are what the shadow models were trained on and tested on. That tells nothing of an
     example's membership in the audited model: each is inside as often as outside, with the same weight.

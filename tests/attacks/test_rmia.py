@@ -14,7 +14,7 @@ from kga.errors import UserError
 
 
 def by_hand(targets, population, shadows, beside, outside, a, gamma=1.0, references=None):
-    """Scores by loops. targets, population: losses of the audited model; shadows, beside: [N][...] of the shadow models."""
+    """Scores by loops. targets, population: losses of the audited model; shadows, beside: [N][...] of the shadows."""
 
     def ratio(loss, others):
         others = others[:references]
@@ -82,6 +82,17 @@ def test_calibrated_on_exchangeable_and_clear_on_separated_examples():
     assert auc(given, scores["never"], RETAIN) > 0.75
     # Its threshold means the same for every model: an unseen example beats half of the unseen ones.
     assert abs(scores["never"][given.role != RETAIN].mean() - 0.5) < 0.075
+
+
+def test_an_example_as_probable_as_an_unseen_one_reaches_it():
+    certain = {size: pd.DataFrame({"loss": np.zeros(size)}) for size in (4, 20)}
+    given = Evidence(
+        np.array(["forget", "nonmember"] * 2), {"m": certain[4]}, {"m": certain[20]},
+        inside=np.array([[True, True, False, False], [False, False, True, True]]), shadows=[certain[4]] * 2,
+        shadow_population=[certain[20]] * 2,
+    )  # fmt: skip
+    np.testing.assert_array_equal(Rmia().scores(given, "m")["rmia"], 1.0)
+    np.testing.assert_array_equal(Rmia(gamma=1.1).scores(given, "m")["rmia"], 0.0)
 
 
 def test_works_where_probabilities_underflow():

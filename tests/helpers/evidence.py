@@ -42,10 +42,10 @@ def evidence(
     beside: int = 100,
     text: bool = False,
 ) -> Evidence:
-    """Examples of each role, ``size`` each, of unlike difficulty; log-odds are difficulty, noise, and what was memorised.
+    """Examples of each role, ``size`` each, of unlike difficulty; log-odds are ease, noise, and what was memorised.
 
-    memory: what a model that was trained on an example has more; left: what is left of it after unlearning (None: shadow
-    models were not unlearned). models: audited model -> what it has more on D_f. beside: size of the population.
+    memory: what a model that was trained on an example has more; left: what is left of it after unlearning (None:
+    shadow models were not unlearned). models: audited model -> what it has more on D_f. beside: size of the population.
     """
     rng = np.random.default_rng(seed)
     role = np.repeat([FORGET, NONMEMBER, RETAIN], size)
