@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kga.data.batching import Ordered
 from kga.data.encoded import Examples
-from kga.metrics.forgetting import Divergence, ProbabilityShift
+from kga.metrics.forgetting import Divergence, ProbabilityShift, TruthRatio
 from kga.metrics.signals import basic_signals, signals
 from kga.metrics.utility import Loss, MultiLabel
 from kga.objective import Batch
@@ -42,7 +42,9 @@ class Evaluation(pl.LightningModule):
                 self.utility[f"{name}/{split}"] = nn.ModuleList([Loss(), *model.utility_metrics()])
                 for suffix, base in self.bases.items():
                     if base in self.models and base != name and (compared is None or split in compared):
-                        self.distance[f"{name}/{split}/{suffix}"] = nn.ModuleList([Divergence(), ProbabilityShift()])
+                        self.distance[f"{name}/{split}/{suffix}"] = nn.ModuleList(
+                            [Divergence(), ProbabilityShift(), TruthRatio()]
+                        )
         self.rows: list[pd.DataFrame] = []
 
     def test_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:

@@ -300,7 +300,7 @@ class Study:
         Computed once for a model and a set, in whatever run.
         """
         recipe = {
-            "recipe": RECIPE, "version": 1, "model": trained.key, "examples": self.splits.fingerprint(split),
+            "recipe": RECIPE, "version": 2, "model": trained.key, "examples": self.splits.fingerprint(split),
             "encoding": self.codec.encoding(), "precision": str(self.hardware.get("precision")),
         }  # fmt: skip
 

@@ -73,6 +73,8 @@ def test_forgetting_is_against_a_r_and_with_its_suffix_against_a_d(single):
         "log_ppl_difference",
         "log_ppl_difference_median",
         "pdlp",
+        *("output_l2", "exact_agreement", "ks", "ks_p", "ks_n"),
+        *("truth_ratio", "truth_ratio_ks", "truth_ratio_ks_p"),
     }
     against_original = {f"{name}_original" for name in plain}
     assert set(forgetting["unlearned"]["forget"]) == plain | against_original

@@ -6,6 +6,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 from torchmetrics import Metric
 
+from kga.metrics.signals import has_alternatives, log_truth_ratio
 from kga.predictions import Predictions, both_jsd, cross_entropy, over_positions
 
 
@@ -67,6 +68,36 @@ class ProbabilityShift(Metric):
             "log_ppl_difference_median": _median((model - reference).abs()),
             "pdlp": (model > reference).double().mean(),
         } | {name: torch.tensor(value) for name, value in kolmogorov_smirnov(model, reference).items()}
+
+
+class TruthRatio(Metric):
+    """How much likelier the truth is than its alternatives, per example (TOFU: Maini et al. 2024), where labels have some.
+
+    With R = exp(mean loss of the alternatives - loss of the truth): truth_ratio is the mean of min(R, 1 / R), near 1 where
+    the model tells nothing of the truth; truth_ratio_ks and truth_ratio_ks_p compare log R with the reference's (TOFU's
+    forget quality is that p against A_R).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("model", [], dist_reduce_fx="cat")
+        self.add_state("reference", [], dist_reduce_fx="cat")
+
+    def update(self, model: Predictions, reference: Predictions) -> None:
+        if has_alternatives(model):
+            self.model.append(log_truth_ratio(model))
+            self.reference.append(log_truth_ratio(reference))
+
+    def compute(self) -> dict[str, Tensor]:
+        joined = [torch.cat(part) if isinstance(part, list) and part else part for part in (self.model, self.reference)]
+        if not len(joined[0]):
+            return {}
+        found = kolmogorov_smirnov(*joined)
+        return {
+            "truth_ratio": (-joined[0].abs()).exp().mean(),
+            "truth_ratio_ks": torch.tensor(found["ks"]),
+            "truth_ratio_ks_p": torch.tensor(found["ks_p"]),
+        }
 
 
 def kolmogorov_smirnov(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> dict[str, float]:

@@ -36,8 +36,7 @@ def basic_signals(predictions: Predictions) -> dict[str, Tensor]:
 def signals(predictions: Predictions) -> dict[str, Tensor]:
     """All columns; log_truth_ratio only for labels, of which there are few enough to be alternatives."""
     found = dict(zip(_DENSE, over_positions(_at_positions, predictions).unbind(1), strict=True))
-    labels = predictions.classes == 2 or len(predictions.targets) <= predictions.size
-    if not labels or predictions.classes > ALTERNATIVES:
+    if not has_alternatives(predictions):
         del found["log_truth_ratio"]
     truth, standardised = found.pop("truth"), found.pop("standardised")
     means = {name: predictions.mean_per_example(values) for name, values in found.items()}
@@ -45,6 +44,19 @@ def signals(predictions: Predictions) -> dict[str, Tensor]:
         "min_k": _lowest(predictions, truth),
         "min_k_plus": _lowest(predictions, standardised),
     }  # fmt: skip
+
+
+def has_alternatives(predictions: Predictions) -> bool:
+    """Whether all other classes are alternatives to the truth: of labels, if there are few enough, never of tokens."""
+    labels = predictions.classes == 2 or len(predictions.targets) <= predictions.size
+    return labels and predictions.classes <= ALTERNATIVES
+
+
+def log_truth_ratio(predictions: Predictions) -> Tensor:
+    """[B] the column of that name alone."""
+    log_p = predictions.log_probs.clamp(min=-CERTAIN)
+    truth = log_p.gather(1, predictions.targets.unsqueeze(1)).squeeze(1)
+    return predictions.mean_per_example(truth - (log_p.sum(1) - truth) / max(1, predictions.classes - 1))
 
 
 def _at_positions(part: Predictions) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from kga.metrics.forgetting import Divergence, ProbabilityShift, kolmogorov_smirnov
+from kga.metrics.forgetting import Divergence, ProbabilityShift, TruthRatio, kolmogorov_smirnov
 from kga.predictions import LN2, Predictions
 
 
@@ -146,7 +146,7 @@ def test_p_of_exchangeable_losses_is_small_as_often_as_it_says_and_falls_with_n(
     rng = np.random.default_rng(0)
     small = np.mean([kolmogorov_smirnov(*rng.normal(size=(2, 200)))["ks_p"] < 0.1 for _ in range(300)])
     assert 0.03 < small < 0.15
-    few, many = (kolmogorov_smirnov(*([*rng.normal(size=(2, n)), [0], [0.2]])) for n in (50, 5000))
+    few, many = (kolmogorov_smirnov(rng.normal(size=n), rng.normal(0.2, 1, n)) for n in (50, 5000))
     assert many["ks_p"] < 1e-6 < few["ks_p"]
 
 
@@ -171,3 +171,27 @@ def test_the_cut_into_batches_does_not_matter(metric, sizes):
     for pieces in zip(*(side.split(sizes) for side in sides), strict=True):
         parts.update(*(pooled(piece.tolist()) for piece in pieces))
     assert values(parts) == pytest.approx(values(whole), abs=1e-7)
+
+
+def test_truth_ratio_by_hand_whatever_the_batches():
+    model, reference = (
+        [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]],
+        [[0.2, 0.4, 0.4], [0.6, 0.2, 0.2], [0.9, 0.05, 0.05]],
+    )
+    one, several = TruthRatio(), TruthRatio()
+    one.update(pooled(model), pooled(reference))
+    for first, second in zip(model, reference, strict=True):
+        several.update(pooled([first]), pooled([second]))
+    ratios = [math.exp(-(math.log(b) + math.log(c)) / 2 + math.log(a)) for a, b, c in model]
+    assert values(one)["truth_ratio"] == pytest.approx(np.mean([min(r, 1 / r) for r in ratios]), abs=1e-6)
+    others = [math.log(a) - (math.log(b) + math.log(c)) / 2 for a, b, c in reference]
+    gap = kolmogorov_by_hand(np.log(ratios), np.array(others))
+    assert values(one)["truth_ratio_ks"] == pytest.approx(gap)
+    assert values(several) == pytest.approx(values(one))
+
+
+def test_texts_have_no_alternatives():
+    side = pooled([[0.5, 0.3, 0.2]] * 4, example=[0, 0, 1, 1])
+    metric = TruthRatio()
+    metric.update(side, side)
+    assert metric.compute() == {}
