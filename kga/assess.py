@@ -80,11 +80,12 @@ def _generate(
     texts = write_texts(models, views, study.hardware, options["beams"], options["batch_size"])
     truth = study.task.fields[-1]
     references = {name: study.splits.strings(split, truth) for name, split in chosen.items()}
-    values, signatures = quality(models["original"], texts, references)
+    reported = {name: {split: splits[split] for split in chosen} for name, splits in texts.items()}
+    values, signatures = quality(models["original"], reported, references)
     for name, splits in values.items():
         for split, numbers in splits.items():
             utility[name][split] |= numbers
-    _add_likeness(models["original"], texts, forgetting)
+    _add_likeness(models["original"], reported, forgetting)
     if folder is not None:
         _samples(study, chosen, texts, references).to_parquet(folder / "samples.parquet", index=False)
     found = {"signatures": signatures, "generated": {name: len(split) for name, split in chosen.items()}}
@@ -99,8 +100,7 @@ def _add_likeness(task: TaskModule, texts: Texts, forgetting: dict) -> None:
     values, _ = quality(task, others, texts["retrain"])
     for name, splits in values.items():
         for split, numbers in splits.items():
-            if split in REPORTED:
-                forgetting[name][split]["bleu_to_retrained"] = numbers.get("bleu", numbers.get("bleu_4"))
+            forgetting[name][split]["bleu_to_retrained"] = numbers.get("bleu", numbers.get("bleu_4"))
 
 
 def _word(study: Study, models: Mapping, texts: Texts, written: Split, word: str) -> dict:

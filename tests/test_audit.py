@@ -162,3 +162,47 @@ def test_more_shadow_models_than_the_disk_holds_are_refused(tmp_path, monkeypatc
 def test_the_result_is_strict_json(everything):
     output, _ = everything
     json.loads((run_folder(output, "kga") / "result.json").read_text(), parse_constant=pytest.fail)
+
+
+WRITES = (
+    "data.size=400", "data.reserve=0.5", "model.config.d_model=16", "model.config.encoder_layers=1",
+    "model.config.decoder_layers=1", "model.config.encoder_attention_heads=2", "model.config.decoder_attention_heads=2",
+    "model.config.encoder_ffn_dim=32", "model.config.decoder_ffn_dim=32", "model.vocab_size=400", "model.max_length=48",
+    "optim.epochs=1", "optim.batch_size=16", "evaluation.retain_limit=20", "trainer.accelerator=cpu", "method=none",
+    "evaluation.generate.limit=6", "evaluation.generate.beams=1", "attack.shadows=2", "attack.bootstrap=100",
+)  # fmt: skip
+
+
+def test_translators_are_attacked_and_asked_for_the_word(tmp_path):
+    outcome = kga("task=translation", *WRITES, "forget=word", "forget.value=[lamp,small,because,girl]", "attack=all",
+                  *RELEARN, f"output={tmp_path}")  # fmt: skip
+    assert outcome.code == 0, outcome.errors
+    result = results(tmp_path)["none"]
+    assert {"min_k", "min_k_plus", "zlib"} <= set(result["membership"]["unlearned"])
+    assert "word" not in result, "several words have no table of substitutes"
+    assert "bleu_to_retrained" in result["forgetting"]["unlearned"]["forget"]
+
+
+def test_one_word_is_followed_into_what_models_write(tmp_path):
+    outcome = kga("task=translation", *WRITES, "forget=word", "forget.value=small", f"output={tmp_path}")
+    assert outcome.code == 0, outcome.errors
+    word = results(tmp_path)["none"]["word"]
+    assert word["word"] == "small" and word["column"] == "target"
+    assert set(word["models"]) == {"original", "retrain", "unlearned"}
+    seen = word["models"]["original"]["forget"]
+    assert 0 < seen["probability"] < 1 and seen["rank"] >= 1 and seen["occurrences"] > 0
+    assert set(word["substitutes"]) == {"retrain", "unlearned"}
+
+
+def test_a_signal_that_the_task_lacks_is_refused(tmp_path):
+    wrong = "attack.population.signals=[loss,min_k]"
+    outcome = kga(*SMALL, "method=none", "attack=population", wrong, f"output={tmp_path}")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1 and "min_k" in outcome.errors[0] and "writes text" in outcome.errors[0]
+    assert not models(tmp_path / "store", "original")
+
+
+def test_an_unknown_word_is_one_line_with_near_ones(tmp_path):
+    outcome = kga(*SMALL, "method=none", "forget=word", "forget.value=lighthing", f"output={tmp_path}")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1 and "lighthing" in outcome.errors[0]
