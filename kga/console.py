@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from kga.report import summary
+from kga.report import membership, summary
 
 PLAIN_INTERVAL = 20.0  # seconds between two lines of progress where there is no terminal
 _LABEL, _LABEL_BESIDE_BLEU = 20, 17  # characters of a model's label at most: the title names the method in full
@@ -150,7 +150,9 @@ def print_result(result: Mapping[str, Any], report: Path | None = None) -> None:
         table, names = _result_table(result)
         console.print(table)
         note(_legend(result, names))
-    for sentence in summary.verdict(result):
+        if attacks := membership.line(result):
+            console.print(attacks)
+    for sentence in summary.before_attacks(result):  # what they found stands in their line
         console.print(sentence)
     if report is not None:
         console.print(Text.assemble("Report: ", (str(report), "bold")), soft_wrap=True)

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers.fake_runs import fake_result
+from helpers.fake_runs import fake_audit, fake_result
 from rich.console import Console
 
 from kga import console
@@ -167,3 +167,14 @@ def test_a_failed_run_shows_its_error_and_no_table(screen):
     out = screen(terminal=False)
     console.print_result({"status": "failed", "error": "NaN at update 3 [red]"})
     assert out.getvalue() == "The run failed: NaN at update 3 [red]\n"
+
+
+def test_attacks_have_one_line_under_the_table(screen):
+    out = screen(terminal=False)
+    console.print_result(fake_result() | fake_audit())
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    at = next(number for number, line in enumerate(lines) if line.startswith("Attacks: "))
+    assert lines[at] == "Attacks: lira_online (strongest of 10) AUC 0.71, retrained 0.52, original 0.95"
+    assert lines[at + 1].startswith("On the forget set")
+    assert "lira_online" not in " ".join(lines[at + 1 :]), "told once"

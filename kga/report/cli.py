@@ -20,7 +20,7 @@ from kga.report.tables import MainTable, aggregate, main_tables, tidy
 from kga.report.writers import WRITERS, Collected, write
 
 _LEAST_MODEL = 10  # characters of the terminal table's first column, which is wrapped
-_SPARE = ("PPL", "seconds")  # columns of generation tasks that a narrow terminal goes without, in this order
+_SPARE = ("PPL", "seconds", "ToW")  # columns that a narrow terminal goes without, in this order
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,14 +94,16 @@ def _selection_table(trials: pd.DataFrame) -> Table:
 def _terminal_table(table: MainTable) -> Table:
     numbers = [_terminal_numbers(table, line) for line in table.lines]
     columns = {name: [line[name] for line in numbers] for name in numbers[0]} if numbers else {}
-    spare = _SPARE if table.bleu else ()
+    spare = _SPARE if table.bleu or table.attack else ()
     names = columns_that_fit(columns, spare, console.width - _LEAST_MODEL)
     left_out = [name for name in columns if name not in names]
+    below = [f"MIA: AUC of the {table.attack} attack"] if "MIA" in names else []
+    below += [f"no room here for: {', '.join(left_out)}"] if left_out else []
     shown = Table(
         title=f"{table.title}: {table.metric} in %, mean±deviation over n seeds",
         title_justify="left",
         title_style="bold",
-        caption=f"no room here for: {', '.join(left_out)}" if left_out else None,
+        caption="\n".join(below) or None,
         caption_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,

@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kga.metrics.membership import roc
+
 # Matplotlib draws in these colours; in the SVG each becomes the page's variable of that name, light or dark.
 _COLOURS = {
     "ink": "#010101",
@@ -34,6 +36,7 @@ _RC = {
     **{name: _COLOURS["ink"] for name in ("text.color", "axes.labelcolor", "axes.titlecolor")},
     **{name: _COLOURS["muted"] for name in ("axes.edgecolor", "xtick.color", "ytick.color")},
 }
+_MODELS = {"original": "original", "retrain": "retrained", "unlearned": "unlearned"}  # what is drawn last lies on top
 _MOST_POINTS = 400  # of a curve; longer ones are averaged over neighbouring updates
 _BINS = 28
 _LEAST_LOSS = 1e-4  # nats; smaller losses share the first bin
@@ -111,6 +114,61 @@ def loss_histogram(examples: pd.DataFrame, split: str) -> Markup:
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         _legend_above(axes)
         return _svg(figure, f"Losses on {split} before and after unlearning")
+
+
+def roc_curves(examples: pd.DataFrame, column: str, title: str) -> Markup | None:
+    """ROC curves of an attack's scores, D_f against unseen examples, on log axes from one example of each on.
+
+    None where no model has two members and two non-members with a score.
+
+    Args:
+        examples: columns model, split, and the scores; those that are NaN are left out.
+    """
+    scored = examples[examples[column].notna() & examples["split"].isin(("forget", "nonmember"))]
+    sides = {
+        model: [scored.loc[(scored["model"] == model) & (scored["split"] == split), column] for split in ("forget", "nonmember")]
+        for model in _MODELS
+    }  # fmt: skip
+    sides = {model: pair for model, pair in sides.items() if min(map(len, pair)) > 1}
+    if not sides:
+        return None
+    members, nonmembers = (max(len(pair[side]) for pair in sides.values()) for side in (0, 1))
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas("false positives", "true positives")
+        axes.set(xscale="log", yscale="log", xlim=(1 / nonmembers, 1), ylim=(1 / members, 1.05), title=title)
+        least = 1 / max(members, nonmembers)
+        axes.plot([least, 1], [least, 1], color=_COLOURS["muted"], lw=0.8, ls=":", label="guessing")
+        for model, pair in sides.items():
+            false, true = _corners(*roc(*pair), 1 / nonmembers)
+            style = {"drawstyle": "steps-post", "color": _COLOURS[model], "lw": 1.6, "label": _MODELS[model]}
+            axes.plot(false, true, **style)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+            axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        _legend_above(axes)
+        return _svg(figure, f"ROC curves of {title}")
+
+
+def _corners(false: np.ndarray, true: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """The last point of every rate of false positives: all that steps show. Rates of 0 have no place on a log axis:
+    they are put on its edge, `least`, or below it."""
+    false = np.maximum(false, least)
+    last = np.append(np.diff(false) > 1e-12, True)
+    return false[last], np.maximum(true[last], 1e-9)
+
+
+def relearning_curves(findings: Mapping[str, Mapping], column: str) -> Markup:
+    """One of `rest_loss` and `rest_utility` over the updates of relearning, a line for each model."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _canvas("update of relearning", "loss in nats" if column == "rest_loss" else "utility")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        for model in (model for model in _MODELS if model in findings):
+            found = findings[model]
+            values = np.array(found.get(column) or [], float)  # null: not finite
+            style = {"ls": "--" if model == "retrain" else "-", "marker": "o", "markersize": 3, "lw": 1.6}
+            axes.plot(found["updates"][: len(values)], values, color=_COLOURS[model], label=_MODELS[model], **style)
+        _legend_above(axes)
+        return _svg(figure, f"Relearning: {column.replace('_', ' ')} over the updates")
 
 
 def _hist(axes: Axes, losses: np.ndarray, bins: np.ndarray, **style: object) -> None:

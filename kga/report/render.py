@@ -14,6 +14,7 @@ from kga.report import summary
 
 TEMPLATES = Path(__file__).parent / "templates"
 _TEXT_SCORES = ("bleu", "chrf")
+_COUNTS = ("ks_n", "members", "nonmembers")  # whole numbers, though they may be written as others
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -48,11 +49,13 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 def number(value: Any, metric: str = "") -> str:
     """A value of a result for reading: four decimals, fewer for large numbers; lists and mappings element by element.
 
-    Values of a `metric` that is a BLEU or chrF (0..100), a perplexity or a length have decimals of their own.
+    Values of a `metric` that is a BLEU or chrF (0..100), a perplexity, a length or a count have decimals of their own.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         if metric == "perplexity":
             return summary.perplexity(value)
+        if metric in _COUNTS:
+            return f"{value:.0f}"
         if metric.startswith(_TEXT_SCORES) or metric == "length":
             return f"{value:.2f}"
     match value:

@@ -12,12 +12,14 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from kga.report import figures, summary
+from kga.report import audit, figures, summary
 from kga.report.collect import read_result
+from kga.report.examples import extremes, read_examples
+from kga.report.membership import findings, strongest
 from kga.report.render import render
 
-EXTREMES = 10  # examples listed as most, and as least, forgotten
 MOST_BARS = 20  # of a figure
+_NO_DISTANCES = ("ks_p", "ks_n")  # among the numbers of forgetting: a difference of them says nothing
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ def evaluated_ids(folder: Path) -> set[str]:
 def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | None) -> dict[str, Any]:
     rows = summary.main_rows(result)
     completed = result["status"] == "completed"
-    examples = _examples(folder) if completed else None
+    examples = read_examples(folder) if completed else None
+    best = strongest(findings(result))
+    columns, forgotten = extremes(examples, texts or {}, best and best.attack)
     generates = completed and summary.generates(result)
     samples = _samples(folder) if generates and texts is not None else None
     generated = any(row.bleu is not None for row in rows)
@@ -77,6 +81,7 @@ def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | No
         "signed": summary.signed,
         "utility": grid(result.get("utility")),
         "forgetting": _with_excess(grid(result.get("forgetting"))),
+        "audit": audit.sections(result, examples, texts or {}),
         "membership": grid(result.get("membership")),
         "seconds": {
             stage: f"{value:.1f} s" for stage, value in (result.get("seconds") or {}).items() if value is not None
@@ -85,7 +90,8 @@ def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | No
         "unlearning": _facts(result.get("unlearning") or {}),
         "curves": [*_curves(folder), *_bars(result.get("unlearning") or {})] if completed else [],
         "histograms": _histograms(examples),
-        "forgotten": _forgotten(examples, texts or {}),
+        "forgotten": forgotten,
+        "example_columns": columns,
         "samples": samples or [],
         "samples_missing": generated and completed and texts is not None and samples is None,
         "config": json.dumps(result.get("config") or {}, indent=2, ensure_ascii=False),
@@ -112,7 +118,8 @@ def _with_excess(table: Grid) -> Grid:
 
     def excess(metric: str, values: list[Any]) -> float | None:
         # The floor lies between retrained models: it says nothing about distances to the original.
-        return None if "_original" in metric else summary.difference(values[at_unlearned], values[at_floor])
+        no_distance = metric in _NO_DISTANCES or "_original" in metric
+        return None if no_distance else summary.difference(values[at_unlearned], values[at_floor])
 
     at_floor, at_unlearned = table.columns.index(floor), table.columns.index(unlearned)
     lines = [(group, metric, [*values, excess(metric, values)]) for group, metric, values in table.lines]
@@ -128,11 +135,6 @@ def _cost(result: Mapping[str, Any]) -> dict[str, str]:
         )
         for name, value in known.items()
     }
-
-
-def _examples(folder: Path) -> pd.DataFrame | None:
-    path = folder / "examples.parquet"
-    return pd.read_parquet(path, columns=["id", "model", "split", "loss"]) if path.exists() else None
 
 
 def _signatures(result: Mapping[str, Any]) -> list[str]:
@@ -238,32 +240,3 @@ def _histograms(examples: pd.DataFrame | None) -> list[tuple[str, Markup]]:
     return [
         (split, figures.loss_histogram(examples, split)) for split in ("forget", "test", "retain") if split in present
     ]
-
-
-def _forgotten(examples: pd.DataFrame | None, texts: Mapping[str, str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The forget examples whose loss rose most and least from original to unlearned."""
-    if examples is None:
-        return []
-    losses = examples[examples["split"] == "forget"].pivot_table(index="id", columns="model", values="loss")
-    if not {"original", "unlearned"} <= set(losses):
-        return []
-    losses["change"] = losses["unlearned"] - losses["original"]
-    ordered = losses.dropna(subset="change").sort_values("change", ascending=False, kind="stable")
-    most = ordered.head(EXTREMES)
-    least = ordered.iloc[len(most) :].tail(EXTREMES).iloc[::-1]
-    return [
-        (title, [_example(str(name), values, texts) for name, values in part.iterrows()])
-        for title, part in (("Most forgotten", most), ("Least forgotten", least))
-        if len(part)
-    ]
-
-
-def _example(name: str, losses: pd.Series, texts: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "id": name,
-        "text": texts.get(name),
-        "original": float(losses["original"]),
-        "unlearned": float(losses["unlearned"]),
-        "retrain": float(losses["retrain"]) if "retrain" in losses else None,
-        "change": float(losses["change"]),
-    }

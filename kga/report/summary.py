@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kga.report import membership
+
 SPLITS = ("test", "forget", "retain")
 LABELS = {
     "noise_floor": "noise floor",
@@ -145,6 +147,12 @@ def tone(row: Row, rows: list[Row], split: str) -> str:
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """What the numbers say, in sentences: also when they say that nothing was forgotten, or that nothing can be said."""
+    completed = result.get("status") != "failed"
+    return [*before_attacks(result), *(membership.sentences(result) if completed else ())]
+
+
+def before_attacks(result: Mapping[str, Any]) -> list[str]:
+    """The verdict without what attacks found."""
     if result.get("status") == "failed":
         return [f"The run failed: {result.get('error') or 'no reason was recorded'}"]
     rows = {row.role: row for row in main_rows(result)}

@@ -41,8 +41,9 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
 
     Columns: folder, task, data, model, seed, score_metric (the utility of its main table), role (of the model that the
     number belongs to), method (of the unlearned model, else empty), setting (the config keys in which runs of the table
-    differ), quantity (utility, forgetting, score, membership, selection, unlearning, seconds), split (or attack), metric, value. A
-    number that was not finite is NaN.
+    differ), quantity (utility, forgetting, quantised, membership, score, distances, relearning, word, selection,
+    unlearning, seconds), split (or attack), metric, value. A number that was not finite is NaN; so is that of updates to
+    relearn where they were too few.
     """
     completed = [run for run in runs if run.completed]
     settings = _settings(completed)
@@ -83,16 +84,18 @@ def _score_metric(runs: list[Run]) -> str:
     return next(named, None) or summary.metric_among([values for splits in utilities for values in splits.values()])
 
 
-def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float]]:
+def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str, float]]:
     """(role, quantity, split, metric, value) for every single number of a result."""
-    for quantity in ("utility", "forgetting", "membership"):
-        for role, groups in (result.get(quantity) or {}).items():
+    word = {"word": (result.get("word") or {}).get("models")}
+    for quantity in ("utility", "forgetting", "quantised", "membership", "word"):
+        for role, groups in ((result | word).get(quantity) or {}).items():
             for group, metrics in groups.items():
                 for metric, value in _values(metrics):
                     yield role, quantity, group, metric, value
-    for role, metrics in (result.get("score") or {}).items():
-        for metric, value in _values(metrics):
-            yield role, "score", "", metric, value
+    for quantity in ("score", "distances", "relearning"):
+        for role, metrics in (result.get(quantity) or {}).items():
+            for metric, value in _values(metrics):
+                yield role, quantity, "", metric, value
     for metric, value in _values(result.get("selection") or {}):
         yield "unlearned", "selection", "", metric, value
     if unlearning := result.get("unlearning"):
@@ -175,6 +178,7 @@ def aggregate(values: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="count").rename(columns={"size": "seeds"}).reset_index()
 
 
+LOSS = "loss"  # the attack that every model and task can have
 _NAMING = ("model", "setting", "seeds")
 _GENERATION = ("BLEU", "PPL")
 
@@ -183,25 +187,29 @@ _GENERATION = ("BLEU", "PPL")
 class MainTable:
     """One (task, data, model): a line per row with the columns of `header`; `metric` is what its shares are.
 
-    `bleu`: what the column BLEU shows; empty for tasks whose models generate nothing, which lack it and PPL.
+    `bleu`: what the column BLEU shows; empty for tasks whose models generate nothing, which lack it and PPL. `attack`: whose
+    AUC the column MIA shows; empty where nothing was attacked, and there is none.
     """
 
     title: str
     metric: str
     lines: list[dict[str, str]]
     bleu: str = ""
+    attack: str = ""
 
     @property
     def header(self) -> tuple[str, ...]:
-        return (*_NAMING, *summary.SPLITS, *(_GENERATION if self.bleu else ()), "JSD", "ToW", "seconds")
+        generation, attack = _GENERATION if self.bleu else (), ("MIA",) if self.attack else ()
+        return (*_NAMING, *summary.SPLITS, *generation, "JSD", "ToW", *attack, "seconds")
 
     @property
     def legend(self) -> str:
         """What the numbers are."""
         generation = f"{self.bleu} of the outputs on test; PPL: perplexity on the forget set; " if self.bleu else ""
+        attack = f"; MIA: AUC of the {self.attack} attack, to be as the retrained model's" if self.attack else ""
         return (
             f"{self.metric[:1].upper()}{self.metric[1:]} in % on {', '.join(summary.SPLITS)}; {generation}"
-            "JSD to the retrained model on the forget set in nats; ToW: tug of war"
+            f"JSD to the retrained model on the forget set in nats; ToW: tug of war{attack}"
         )
 
 
@@ -215,12 +223,28 @@ def _main_table(group: tuple[str, ...], part: pd.DataFrame) -> MainTable:
     rows = [(*name, numbers) for name, numbers in part.groupby(["role", "method", "setting"], sort=True)]
     known = [row for row in rows if row[0] in summary.LABELS and (row[-1]["quantity"] == "utility").any()]
     known.sort(key=lambda row: (list(summary.LABELS).index(row[0]), *row[1:3]))
-    lines = [_line(*row, metric, summary.BLEU.get(task)) for row in known]
+    attack = _attack(part)
+    lines = [_line(*row, metric, summary.BLEU.get(task), attack) for row in known]
     name = summary.bleu_name(task) if task in summary.BLEU else ""
-    return MainTable(" / ".join(group), summary.metric_name(metric), lines, name)
+    return MainTable(" / ".join(group), summary.metric_name(metric), lines, name, attack)
 
 
-def _line(role: str, method: str, setting: str, numbers: pd.DataFrame, metric: str, bleu: str | None) -> dict[str, str]:
+def _attack(part: pd.DataFrame) -> str:
+    """The attack of the column MIA, one for all lines: loss; without it the one that is farthest from A_R's AUC (from .5).
+
+    Empty where nothing was attacked.
+    """
+    aucs = part[(part["quantity"] == "membership") & (part["metric"] == "auc")]
+    if aucs.empty or (aucs["split"] == LOSS).any():
+        return "" if aucs.empty else LOSS
+    target = aucs[aucs["role"] == "retrain"].groupby("split")["mean"].mean()
+    farthest = (aucs["mean"] - aucs["split"].map(target).fillna(0.5)).abs().where(aucs["role"] == "unlearned")
+    return str(aucs["split"].loc[farthest.fillna(-1).idxmax()])
+
+
+def _line(
+    role: str, method: str, setting: str, numbers: pd.DataFrame, metric: str, bleu: str | None, attack: str
+) -> dict[str, str]:
     cells = {tuple(row[:3]): row[3:] for row in numbers[[*VALUE, "mean", "std"]].itertuples(index=False)}
     perplexity = ("utility", "forget", "perplexity")
     wanted = {
@@ -229,6 +253,7 @@ def _line(role: str, method: str, setting: str, numbers: pd.DataFrame, metric: s
         "PPL": (perplexity, 1, summary.perplexity_format(cells.get(perplexity, (0.0,))[0])),
         "JSD": (("forgetting", "forget", "jsd"), 1, ".3f"),
         "ToW": (("score", "", "tow"), 1, ".3f"),
+        "MIA": (("membership", attack, "auc"), 1, ".2f"),
         "seconds": (("seconds", "", "seconds"), 1, ".1f"),
     }
     stopped, _ = cells.get(("unlearning", "", "stopped"), (0.0, None))

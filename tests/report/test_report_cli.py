@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 import pytest
-from helpers.fake_runs import fake_result, full_run, write_run
+from helpers.fake_runs import fake_audit, fake_result, full_run, write_run
 
 from kga.console import console
 from kga.report.cli import main
@@ -158,3 +158,16 @@ def test_a_thousand_runs_are_collected_without_torch_in_ten_seconds(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "1000 runs, 0 of them failed" in done.stdout
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("task", ["classification", "translation"])
+def test_audited_runs_fit_80_columns_with_their_attack(tmp_path, capsys, task):
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / str(seed), fake_result(task=task, seed=seed) | fake_audit(task))
+    assert main([str(tmp_path / "runs"), "--to", "csv,markdown,latex", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in printed if not line.startswith("Wrote")) <= 80
+    assert columns(printed)[-1] == "MIA" and any(line.strip() == "MIA: AUC of the loss attack" for line in printed)
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    rows = summary.query("quantity == 'membership' and split == 'rmia' and metric == 'auc' and role == 'retrain'")
+    assert rows["mean"].tolist() == [pytest.approx(0.53)] and "| MIA |" in (tmp_path / "out" / "report.md").read_text()

@@ -55,7 +55,6 @@ def test_a_full_run_shows_every_part(tmp_path):
         "Losses before and after",
         "Utility",
         "Forgetting",
-        "Membership inference",
         "Cost",
     ):
         assert part in page.text

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from helpers.fake_runs import fake_result, write_run
+from helpers.fake_runs import fake_audit, fake_result, write_run
 
 from kga.errors import UserError
 from kga.report.collect import collect
@@ -163,3 +163,45 @@ def test_how_a_run_is_evaluated_is_no_setting_but_what_is_generated_is(tmp_path)
         write_run(tmp_path / f"{batch_size}-{beams}", result)
     (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
     assert {line["setting"] for line in table.lines} == {"evaluation.generate.beams=1", "evaluation.generate.beams=5"}
+
+
+def audited(root, seeds=(0, 1), method="kga", without=()):
+    for seed in seeds:
+        result = fake_result(seed=seed, method=method) | fake_audit()
+        for attacks in result["membership"].values():
+            for name in without:
+                del attacks[name]
+        result["membership"]["unlearned"]["lira_online"]["auc"] += 0.02 * seed
+        write_run(root / method, result)
+    return root
+
+
+def test_attacks_have_a_column_of_their_own(tmp_path):
+    write_run(tmp_path / "more", fake_result(method="none"))
+    (table,) = main_tables(aggregate(tidy(collect([audited(tmp_path)]))))
+    assert table.header[-4:] == ("JSD", "ToW", "MIA", "seconds") and "MIA: AUC of the loss attack" in table.legend
+    assert {line["model"]: line["MIA"] for line in table.lines} == {
+        "noise floor": "0.51 ± 0.00",
+        "retrained (A_R)": "0.52 ± 0.00",
+        "original (A_D)": "0.83 ± 0.00",
+        "kga": "0.55 ± 0.00",
+        "none": "-",
+    }
+
+
+def test_without_the_loss_attack_the_strongest_one_is_shown_in_all_lines(tmp_path):
+    audited(tmp_path, without=("loss",))
+    (table,) = main_tables(aggregate(tidy(collect([audited(tmp_path, method="badt", without=("loss",))]))))
+    assert table.attack == "lira_online"
+    assert [line["MIA"] for line in table.lines] == ["0.54 ± 0.00", "0.52 ± 0.00", "0.95 ± 0.00"] + ["0.72 ± 0.01"] * 2
+
+
+def test_every_number_of_an_audit_is_in_the_tidy_frame(tmp_path):
+    values = tidy(collect([audited(tmp_path, seeds=(0,))])).set_index(["role", "quantity", "split", "metric"])["value"]
+    assert values["unlearned", "membership", "ulira_online", "retain_auc_low"] == pytest.approx(0.84)
+    assert values["unlearned", "relearning", "", "updates_to_relearn"] == 15
+    assert math.isnan(values["retrain", "relearning", "", "updates_to_relearn"])
+    assert values["noise_floor", "distances", "", "cka_forget"] == 0.96
+    assert values["original", "quantised", "nonmember", "accuracy"] == 0.73
+    assert values["unlearned", "word", "nonmember", "rank"] == 7.5
+    assert not {"updates", "on", "rest_loss"} & set(values.index.get_level_values("metric")), "single numbers alone"
