@@ -110,9 +110,10 @@ def _word(study: Study, models: Mapping, texts: Texts, written: Split, word: str
     truths = {name: study.splits.strings(split, truth) for name, split in sets.items()}
     ids = study.splits.strings(written, "id")
     with on_device(list(models.values()), study.hardware, study.seed):
-        return word_analysis(
-            models, {name: study.view(split) for name, split in sets.items()}, truths, texts, ids, word, truth
-        )
+        views = {name: study.view(split) for name, split in sets.items()}
+        found = word_analysis(models, views, truths, texts, ids, word, truth)
+    taken = {name: words for name, words in found["substitutes"].items() if not name.startswith("noise_floor")}
+    return found | {"models": with_floor(found["models"]), "substitutes": taken}
 
 
 def _samples(study: Study, chosen: Mapping[str, Split], texts: Texts, references: Mapping) -> pd.DataFrame:

@@ -184,11 +184,12 @@ def test_translators_are_attacked_and_asked_for_the_word(tmp_path):
 
 
 def test_one_word_is_followed_into_what_models_write(tmp_path):
-    outcome = kga("task=translation", *WRITES, "forget=word", "forget.value=small", f"output={tmp_path}")
+    outcome = kga("task=translation", *WRITES, "forget=word", "forget.value=small", "evaluation.noise_floor=1",
+                  f"output={tmp_path}")  # fmt: skip
     assert outcome.code == 0, outcome.errors
     word = results(tmp_path)["none"]["word"]
     assert word["word"] == "small" and word["column"] == "target"
-    assert set(word["models"]) == {"original", "retrain", "unlearned"}
+    assert set(word["models"]) == {"original", "retrain", "unlearned", "noise_floor"}
     seen = word["models"]["original"]["forget"]
     assert 0 < seen["probability"] < 1 and seen["rank"] >= 1 and seen["occurrences"] > 0
     assert set(word["substitutes"]) == {"retrain", "unlearned"}
