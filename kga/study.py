@@ -223,7 +223,7 @@ class Study:
         if self.source and _architecture(module) != _architecture(self.codec):
             raise UserError(
                 f"original.path={self.source} is another architecture than model=... builds for the models trained beside it: set "
-                "model=pretrained model.name=BACKBONE to what it was fine-tuned from, or reference=none"
+                "model=pretrained model.name=BACKBONE to what it was fine-tuned from, or train none (reference=none, no shadow models)"
             )
         return module
 
@@ -389,4 +389,4 @@ def _architecture(module: TaskModule) -> str:
     config = module.model.config.to_dict()
     for volatile in ("transformers_version", "_name_or_path", "architectures"):
         config.pop(volatile, None)
-    return digest(config)
+    return digest(config | {"dtype": None})  # that of the file; here all are loaded in float32

@@ -8,6 +8,8 @@ import pytest
 from helpers.cli import KGA, TINY, kga, models, results, run_folder
 from sklearn.metrics import roc_auc_score
 
+from kga.data.embedded import load
+
 SMALL = (*TINY, "data.size=200", "forget.size=12", "attack.shadows=2", "attack.bootstrap=100", "data.reserve=0.4")
 SCORED = {
     "loss", "confidence", "entropy", "modified_entropy", "reference", "shadow", "shadow_unlearned", "lira_online",
@@ -207,3 +209,23 @@ def test_an_unknown_word_is_one_line_with_near_ones(tmp_path):
     outcome = kga(*SMALL, "method=none", "forget=word", "forget.value=lighthing", f"output={tmp_path}")
     assert outcome.code == 2
     assert len(outcome.errors) == 1 and "lighthing" in outcome.errors[0]
+
+
+def test_a_given_model_is_attacked_with_shadow_models_of_its_architecture(everything, tmp_path):
+    output, _ = everything
+    rows = load("classification", size=100).validation.select(range(60))
+    unseen = tmp_path / "unseen.jsonl"
+    unseen.write_text("".join(json.dumps({"text": row["text"], "label": row["label"]}) + "\n" for row in rows))
+    given = (f"original.path={run_folder(output, 'kga') / 'model'}", f"new.path={unseen}", "reference=none")
+    outcome = kga(*SMALL, *given, "method=none", "attack=[population,lira]", f"output={tmp_path / 'out'}")
+    assert outcome.code == 0, outcome.errors
+    assert {"loss", "lira_online"} <= set(results(tmp_path / "out")["none"]["membership"]["unlearned"])
+    assert len(models(tmp_path / "out" / "store", "original")) == 2, "the two shadow models"
+
+
+def test_a_given_model_without_unseen_examples_cannot_be_attacked(everything, tmp_path):
+    output, _ = everything
+    given = f"original.path={run_folder(output, 'kga') / 'model'}"
+    outcome = kga(*SMALL, given, "method=none", "reference=none", "attack=population", f"output={tmp_path}")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1 and "new.path" in outcome.errors[0]
