@@ -13,7 +13,7 @@ from kga.assess import limited, with_floor
 from kga.attacks.base import Attack
 from kga.attacks.evidence import FORGET, NONMEMBER, RETAIN, Evidence
 from kga.attacks.probe import Probe
-from kga.attacks.shadows import Audited, audited, inclusion, spread, worlds
+from kga.attacks.shadows import Audited, audited, duration, inclusion, spread, train_all, worlds
 from kga.console import note, stage
 from kga.errors import UserError
 from kga.methods.base import Method
@@ -25,27 +25,33 @@ REFERENCE = 99  # number of the retrained model that attacks compare with: no no
 CHECKPOINT = 5  # the weights that a fit in progress takes on disk: weights and optimiser, two checkpoints
 
 
+def build_attacks(cfg: Mapping) -> dict[str, Attack | Probe]:
+    """The attacks of the config by name; UserError for their options."""
+    return {
+        name: config.build({f"attack.{name}": part}, f"attack.{name}") for name, part in config.attacked(cfg).items()
+    }
+
+
 class Audit:
     """All attacks of one run.
 
-    cfg: the resolved config. make_method: makes the audited method, anew for every shadow model.
+    cfg: the resolved config. chosen: its attacks (``build_attacks``). make_method: makes the audited method, anew for every
+    shadow model.
     """
 
-    def __init__(self, study: Study, cfg: Mapping, make_method: Callable[[], Method]) -> None:
+    def __init__(
+        self, study: Study, cfg: Mapping, chosen: Mapping[str, Attack | Probe], make_method: Callable[[], Method]
+    ) -> None:
         options, evaluation = cfg["attack"], cfg["evaluation"]
         self.study, self.shadows, self.bootstrap = study, options["shadows"], options["bootstrap"]
         self.make_method, self.settings, self.batch_size = make_method, cfg["method"], evaluation["batch_size"]
-        self.retrains = cfg["reference"] == "retrain"
-        chosen = {
-            name: config.build({f"attack.{name}": part}, f"attack.{name}")
-            for name, part in config.attacked(cfg).items()
-        }
+        self.retrains, self.group = cfg["reference"] == "retrain", cfg["data"]["group"]
+        self.by_difficulty = cfg["choices"]["forget"] in ("easy", "hard")
         self.attacks = {name: attack for name, attack in chosen.items() if isinstance(attack, Attack)}
         self.probes = {name: probe for name, probe in chosen.items() if isinstance(probe, Probe)}
-        self.who: Audited = audited(
-            study.splits, limited(study.splits[RETAIN], evaluation["retain_limit"], study.seed), study.seed
-        )
-        self.inside = inclusion(self.who.role, self.shadows, study.seed)
+        self.retain = limited(study.splits[RETAIN], evaluation["retain_limit"], study.seed)
+        self.who: Audited = audited(study.splits, self.retain, study.seed)
+        self.inside = inclusion(self.who.role, self.who.units, self.shadows, study.seed)
         needed = any(attack.shadows for attack in self.attacks.values())
         self.worlds = worlds(study, self.who, self.inside) if needed else []
         self.seconds = 0.0
@@ -66,6 +72,10 @@ class Audit:
             return
         for name, attack in self.attacks.items():
             attack.require(name, self.study.codec)
+            if attack.insists and not self.retrains:
+                raise UserError(
+                    f"attack.{name} asks for a reference model, which is one more retrained model, and reference=none for none"
+                )
         sizes = {name: len(split) for name, split in self.who.sets.items()}
         holdout = len(self.study.splits["holdout"])
         if sizes[FORGET] < FEWEST:
@@ -86,6 +96,23 @@ class Audit:
                     f"{sizes['population']} left: raise data.reserve, or leave {name} out"
                 )
 
+        self._tell_of_likeness()
+
+    def _tell_of_likeness(self) -> None:
+        """Notes what makes D_f and non-members unlike each other, whatever a model saw."""
+        splits, forget = self.study.splits, self.study.splits[FORGET]
+        for column, what in (("input_hash", "their text"), (self.group, "their group")):
+            if column in splits.tables["train"].column_names and not (column == self.group and splits.grouped_by):
+                kept = set(splits.strings(splits[RETAIN], column)) - {"", None}
+                shared = sum(value in kept for value in splits.strings(forget, column))
+                if shared:
+                    note(
+                        f"{shared} of the {len(forget)} forgotten examples share {what} with one that stays, non-members with "
+                        "none: a reason for AUCs above 0.5 that A_R has as well"
+                    )
+        if self.by_difficulty:
+            note("the forget set was chosen by A_D's own losses: part of what attacks find in A_D is that choice")
+
     # Shadow models ---------------------------------------------------------------------------------------------
 
     @property
@@ -94,10 +121,11 @@ class Audit:
 
     def require_disk(self) -> None:
         """UserError if the shadow models that are to be trained don't fit on the disk; A_D says how large they are."""
-        self.missing = sum(not world.has_original() for world in self.worlds)
         original = self.study.original()
         size = original.bytes or sum(file.stat().st_size for file in original.folder.rglob("*") if file.is_file())
-        needed = size * (self.missing + CHECKPOINT * bool(self.missing) + len(self.worlds) * self.needs_unlearned)
+        missing = sum(not world.has_original() for world in self.worlds)
+        made = 1 + len(self.make_method().helpers()) if self.needs_unlearned else 0  # in each world, at most
+        needed = size * (missing + CHECKPOINT * bool(missing) + len(self.worlds) * made)
         free = shutil.disk_usage(self.study.store.root).free
         if needed > free:
             raise UserError(
@@ -105,23 +133,19 @@ class Audit:
                 f"{free / 2**30:.1f} are free: lower it, or choose another folder with store=DIR"
             )
 
-    def _train(self) -> None:
-        """Trains the shadow models that are not in the store; says before how many and about how long."""
+    def _train(self, request_seconds: float) -> None:
+        """Trains the shadow models; tells about all that will take time before any of it starts."""
         if not self.worlds:
             return
-        missing, original = self.missing, self.study.original()
-        about = f" in about {_duration(missing * original.seconds)}" if missing and original.seconds else ""
-        note(
-            f"{self.shadows} shadow models, shared by all methods: {self.shadows - missing} in the store, {missing} to train{about}"
+        if self.study.given:
+            note("shadow models are trained by optim.* and model.*: attacks are as strong as those fit the given model")
+        then = f"; then {len(self.worlds)} requests, one in each, of about {duration(request_seconds)}"
+        self.seconds += train_all(
+            self.worlds, "shadow models, shared by all methods", self.study.original(), then * self.needs_unlearned
         )
-        for world in spread(self.worlds):
-            self.seconds += world.original().seconds
 
-    def _unlearned(self, one: float) -> list[pd.DataFrame]:
-        """Signals of every shadow model after the method unlearned in it. one: seconds that one request took."""
-        note(
-            f"the method unlearns in {len(self.worlds)} shadow models as well: about {_duration(len(self.worlds) * one)}"
-        )
+    def _unlearned(self) -> list[pd.DataFrame]:
+        """Signals of every shadow model after the method unlearned in it."""
         found = {}
         for world in spread(self.worlds):
             made = world.forget(self.make_method(), self.settings)
@@ -143,20 +167,24 @@ class Audit:
         if not self:
             return sections, scores
         stage("Attack", ", ".join([*self.attacks, *self.probes]))
-        self._train()
-        evidence = self._evidence(table, request_seconds) if self.attacks else None
+        self._train(request_seconds)
+        evidence = self._evidence(table) if self.attacks else None
         started = time.monotonic()
         if evidence is not None:
             found = {model: self._scores(evidence, model) for model in evidence.targets}
-            sections["membership"] = with_floor(self._figures(found))
+            sections["membership"] = _without_floors_interval(with_floor(self._figures(found)))
             scores = pd.concat([self._named(values, model, evidence) for model, values in found.items()])
         models = {name: model for name, model in trained.items() if not name.startswith("noise_floor")}
-        for probe in self.probes.values():
-            sections[probe.section] = probe.run(self.study, models, {**self.study.splits.sets, **self.who.sets})
+        sets = {**self.study.splits.sets, **self.who.sets, RETAIN: self.retain}
+        for name, probe in self.probes.items():
+            try:
+                sections[probe.section] = probe.run(self.study, models, sets)
+            except UserError as error:  # a model that diverges when it is trained on; the rest of the run stands
+                note(f"attack={name} found nothing: {error}")
         self.seconds += time.monotonic() - started
         return sections, scores
 
-    def _evidence(self, table: pd.DataFrame, request_seconds: float) -> Evidence:
+    def _evidence(self, table: pd.DataFrame) -> Evidence:
         targets = {
             model: _rows(part, self.who.targets.rows) for model, part in _by_model(table, (FORGET, NONMEMBER, RETAIN))
         }
@@ -170,7 +198,7 @@ class Audit:
             inside=self.inside if self.worlds else None,
             shadows=[self._signals(model) for model in originals],
             shadow_population=[self.study.signals(model, population, self.batch_size) for model in originals],
-            unlearned=self._unlearned(request_seconds) if self.needs_unlearned else (),
+            unlearned=self._unlearned() if self.needs_unlearned else (),
             reference=self._reference(),
             compressed=self._compressed(),
             several=self.study.codec.several_positions,
@@ -203,8 +231,13 @@ class Audit:
             for name, values in attack.scores(evidence, model).items()
         }
 
+    @property
+    def _alike(self) -> bool:
+        """Whether the non-members are like D_r, too: not where they were chosen to be like a D_f that is unlike it."""
+        return len(self.study.splits[NONMEMBER]) == len(self.study.splits["holdout"])
+
     def _figures(self, found: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
-        """{model: {attack: figures}}: D_f against non-members, and beside it the sample of D_r against them."""
+        """{model: {attack: figures}}: D_f against non-members, and beside it, if they are alike, the sample of D_r."""
         role = self.who.role
         figures: dict = {}
         for model, scores in found.items():
@@ -212,7 +245,7 @@ class Audit:
                 outside = values[role == NONMEMBER]
                 row = membership_figures(values[role == FORGET], outside, self.study.seed, self.bootstrap)
                 staying = values[role == RETAIN]
-                if len(staying) >= FEWEST and not np.isnan(staying).any():
+                if self._alike and len(staying) >= FEWEST and not np.isnan(staying).any():
                     interval = auc_interval(staying, outside, self.study.seed, self.bootstrap)
                     row |= dict(zip(("retain_auc", "retain_auc_low", "retain_auc_high"), interval, strict=True))
                 figures.setdefault(model, {})[name] = row
@@ -229,6 +262,16 @@ class Audit:
         return frame
 
 
+def _without_floors_interval(figures: dict) -> dict:
+    """The floor is a mean over models, and a mean of bounds is no interval."""
+    bounds = ("auc_low", "auc_high", "retain_auc_low", "retain_auc_high")
+    floor = {
+        attack: {name: value for name, value in row.items() if name not in bounds}
+        for attack, row in figures.get("noise_floor", {}).items()
+    }
+    return figures | ({"noise_floor": floor} if floor else {})
+
+
 def memorisation(shadows: Sequence[pd.DataFrame], inside: np.ndarray) -> np.ndarray:
     """[T] mean loss of the shadow models that were not trained on an example minus that of those that were, in nats
     (Feldman and Zhang 2020, by loss)."""
@@ -243,7 +286,3 @@ def _by_model(table: pd.DataFrame, splits: Sequence[str]):
 
 def _rows(part: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
     return part.set_index("row").loc[rows].reset_index(drop=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -10,7 +10,6 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from kga.data.amount import amount
-from kga.data.corpus import FIELDS
 from kga.errors import UserError, nearest, one_of
 from kga.hashing import RECIPE, SCHEMA, digest
 from kga.paths import config_dir
@@ -94,6 +93,10 @@ def check(cfg: Mapping) -> None:
     if not _is_whole(floor, 0):
         raise UserError(
             f"evaluation.noise_floor={_shown(floor)} must be a number of further retrained models (0 or more)"
+        )
+    if floor >= 99:
+        raise UserError(
+            f"evaluation.noise_floor={floor}: more than 98 further retrained models are not told apart by seed"
         )
     if floor and cfg["reference"] == "none":
         raise UserError("evaluation.noise_floor needs the retrained model: leave out reference=none")
@@ -219,6 +222,8 @@ def build_request(cfg: Mapping):
 
 def forgotten_word(cfg: Mapping) -> str | None:
     """The one word that is to be forgotten in what the model learns to write; None where the request is another."""
+    from kga.data.corpus import FIELDS  # not at the top: it is slow to import, and --help must be quick
+
     truth, words = FIELDS[cfg["task"]["name"]][-1], cfg["forget"].get("value")
     if cfg["choices"]["forget"] != "word" or cfg["forget"].get("column") not in (None, truth):
         return None

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from kga.attacks.evidence import FORGET
-from kga.attacks.shadows import SEEDS, inclusion, spread
-from kga.console import note, stage
+from kga.attacks.shadows import SEEDS, inclusion, train_all, units
+from kga.console import stage
 from kga.data.corpus import Corpus
 from kga.data.splits import Split, Splits, cut
 from kga.study import Study
@@ -37,16 +37,13 @@ def difficulty(
 def _loss_without(study: Study, shadows: int) -> np.ndarray:
     """[N] mean loss of each example of D under the models of random halves of D that don't hold it."""
     whole = study.splits["train"]
-    inside = inclusion(np.full(len(whole), FORGET), shadows, study.seed)
+    inside = inclusion(np.full(len(whole), FORGET), units(study.splits, whole), shadows, study.seed)
     worlds = []
     for number, member in enumerate(inside):
         half = {**study.splits.sets, "train": Split("train", whole.rows[member])}
         label = f"half {number + 1} of {shadows}: "
         worlds.append(study.world(half, (study.seed + SEEDS * (number + 1)) % 2**31, label))
-    missing = sum(not world.has_original() for world in worlds)
-    note(f"{shadows} models of random halves of D: {shadows - missing} in the store, {missing} to train")
-    for world in spread(worlds):
-        world.original()
+    train_all(worlds, "models of random halves of D", study.original())
     losses = np.stack([study.signals(world.original(), whole)["loss"].to_numpy() for world in worlds])
     return np.where(inside, 0.0, losses).sum(0) / (~inside).sum(0)
 

@@ -44,17 +44,17 @@ def run(cfg: Mapping) -> tuple[dict, Path]:
 def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     """Everything that takes time; torch is first imported here."""
     from kga.assess import assess, named_models, write_examples
-    from kga.audit import Audit
+    from kga.audit import Audit, build_attacks
     from kga.build import build_method, build_study, close, environment, require_inputs
     from kga.cost import cost, seconds
 
-    method, store = build_method(cfg), Store(cfg["store"], note)
+    method, attacks, store = build_method(cfg), build_attacks(cfg), Store(cfg["store"], note)
     splits = _splits(cfg, corpus, lambda sets: build_study(cfg, corpus, sets, store, folder))
     require_inputs(cfg, method, splits)
     splits.write(folder / "splits.parquet")
     study = build_study(cfg, corpus, splits, store, folder)
     method.require(study)
-    audit = Audit(study, cfg, lambda: build_method(cfg))
+    audit = Audit(study, cfg, attacks, lambda: build_method(cfg))
     audit.require()
     if study.cut["train"]["examples"]:
         note(

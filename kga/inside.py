@@ -33,6 +33,8 @@ def inner_distances(study: Study, models: Mapping[str, TaskModule], rows: Mappin
             continue
         pairs = {split: (states[name][split], states["retrain"][split]) for split in sets}
         found[name] = {f"cka_{split}": None if a is None or b is None else cka(a, b) for split, (a, b) in pairs.items()}
+        if name.startswith("noise_floor"):
+            continue  # of other initial weights: how far those are says nothing
         ratio = far[name] / far["original"] if far[name] is not None and far["original"] else None
         found[name] |= {"weight_l2": far[name], "weight_ratio": ratio}
     return found

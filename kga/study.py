@@ -29,6 +29,8 @@ from kga.tasks.base import TaskModule
 from kga.training import EpochEnds, KeepOptimizer, fit
 from kga.unlearning import on_device, unlearn
 
+DTYPE = ("dtype",)  # what a model's file says of it is moot: all are loaded in float32
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -220,7 +222,7 @@ class Study:
             return self.load(self.original(), optim)
         model = self.family.model(self.task, self.tokenizer, self.head, seed, scratch=start == "scratch")
         module = self._around(model, optim)
-        if self.source and _architecture(module) != _architecture(self.codec):
+        if self.source and _architecture(module, DTYPE) != _architecture(self.codec, DTYPE):
             raise UserError(
                 f"original.path={self.source} is another architecture than model=... builds for the models trained beside it: set "
                 "model=pretrained model.name=BACKBONE to what it was fine-tuned from, or train none (reference=none, no shadow models)"
@@ -385,8 +387,8 @@ def epoch_ends(folder: Path) -> list[Path]:
     return sorted((folder / "epoch_ends").glob("epoch-*.safetensors"))
 
 
-def _architecture(module: TaskModule) -> str:
+def _architecture(module: TaskModule, ignored: tuple[str, ...] = ()) -> str:
     config = module.model.config.to_dict()
-    for volatile in ("transformers_version", "_name_or_path", "architectures"):
+    for volatile in ("transformers_version", "_name_or_path", "architectures", *ignored):
         config.pop(volatile, None)
-    return digest(config | {"dtype": None})  # that of the file; here all are loaded in float32
+    return digest(config)

@@ -1,8 +1,11 @@
 """forget=easy and forget=hard: which third of D they take, by which score, at which cost."""
 
+from collections import namedtuple
+
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 from helpers.cli import TINY, kga, models, results, run_folder
 
 SMALL = (*TINY, "method=none", "forget.size=12", "reference=none", "optim.epochs=3")
@@ -55,14 +58,16 @@ def test_loss_without_an_example_is_the_mean_over_models_that_lack_it():
     rows = np.array([3, 5, 8, 9])
     said = [np.array([1.0, 2.0, 3.0, 4.0]), np.array([10.0, 20.0, 30.0, 40.0])]
     worlds = iter(range(2))
+    Made = namedtuple("Made", ["number", "seconds"], defaults=[0.0])
 
     def world(sets, seed, label):
         number = next(worlds)
-        return SimpleNamespace(original=lambda: number, has_original=lambda: True)
+        return SimpleNamespace(original=lambda: Made(number), has_original=lambda: True)
 
-    splits = Splits({"train": Split("train", rows)}, {}, ())
-    signals = lambda model, split: pd.DataFrame({"loss": said[model]})  # noqa: E731
-    study = SimpleNamespace(splits=splits, seed=0, world=world, signals=signals)
-    inside = inclusion(np.full(4, "forget"), 2, 0)
+    table = Dataset.from_dict({"input_hash": [str(row) for row in range(10)]})
+    splits = Splits({"train": Split("train", rows)}, {"train": table}, ())
+    signals = lambda model, split: pd.DataFrame({"loss": said[model.number]})  # noqa: E731
+    study = SimpleNamespace(splits=splits, seed=0, world=world, signals=signals, original=lambda: Made(0))
+    inside = inclusion(np.full(4, "forget"), np.arange(4).astype(str), 2, 0)
     expected = [said[0][place] if not inside[0, place] else said[1][place] for place in range(4)]
     np.testing.assert_allclose(difficulty._loss_without(study, 2), expected)

@@ -10,13 +10,15 @@ class Attack:
     """Scores how likely each audited example was a member of a model's training set.
 
     shadows: whether it needs shadow models; unlearned: whether it needs them after the audited method unlearned in them,
-    too; reference: whether it needs a model trained without the audited examples. population: the fewest unseen examples
+    too; reference: whether it needs a model trained without the audited examples, insists: whether that was asked for by
+    name. population: the fewest unseen examples
     it needs beside the audited ones.
     """
 
     shadows: bool = False
     unlearned: bool = False
     reference: bool = False
+    insists: bool = False
     population: int = 0
 
     def require(self, name: str, task: TaskModule) -> None:

@@ -41,7 +41,8 @@ class Population(Attack):
                     "out"
                 )
         self.signals = None if signals is None else tuple(signals)
-        self.reference = reference if signals is None else REFERENCE in signals
+        self.insists = signals is not None and REFERENCE in signals
+        self.reference = reference if signals is None else self.insists
 
     def require(self, name: str, task: TaskModule) -> None:
         lacking = sorted({*(self.signals or ())} & {*OF_TEXT, ZLIB})

@@ -94,7 +94,8 @@ class Relearn(Probe):
             findings[name] = {"on": self.on, "examples": len(seen)} | curve | {"recovered": gained[name]}
             if "retrain" in gained:
                 findings[name]["recovered_minus_retrain"] = gained[name] - gained["retrain"]
-            findings[name]["updates_to_relearn"] = reached[0] if reached else None
+            # What is related was never learned: there is nothing to learn again.
+            findings[name]["updates_to_relearn"] = reached[0] if reached and self.on == "forget" else None
         return findings
 
     def _count(self, size: int) -> int:

@@ -42,6 +42,7 @@ class Splits:
     sets: dict[str, Split]
     tables: dict[str, Dataset]
     notes: tuple[str, ...]
+    grouped_by: tuple[str, ...] = ()  # columns of the groups that the request takes whole, if it does
 
     def __getitem__(self, name: str) -> Split:
         return self.sets[name]
@@ -108,8 +109,9 @@ def make_splits(
     sets |= more
     sets["validation"] = Split("validation", np.arange(len(corpus.validation)))
     sets["test"] = Split("test", np.arange(len(corpus.test)))
-    splits = Splits(sets, corpus.splits | {"train": table}, (*notes, *further))
-    _require_disjoint(splits, "data" if new is None else "new.path")
+    splits = Splits(sets, corpus.splits | {"train": table}, (*notes, *further), request.grouped_by)
+    seen = np.arange(len(corpus.train)) if original_is_given else train  # data.limit cuts off what a given model saw
+    _require_disjoint(splits, seen, "data" if new is None else "new.path")
     return splits
 
 
@@ -244,13 +246,14 @@ def _from_file(table: Dataset, first: int, size: int, seed: int) -> tuple[dict[s
     return {"new": Split("train", new), "holdout": Split("train", _unlike(table, rest, new))}, notes
 
 
-def _require_disjoint(splits: Splits, where: str) -> None:
-    """D_n and holdout share neither id nor text with D, nor with each other."""
+def _require_disjoint(splits: Splits, seen: np.ndarray, where: str) -> None:
+    """D_n and holdout share neither id nor text with what A_D saw (rows), nor with each other."""
+    others = {"train": Split("train", seen), "new": splits["new"]}
     for first, second in (("new", "train"), ("holdout", "train"), ("holdout", "new")):
         ids = splits.strings(splits[first], "id")
         for name, what in (("id", "id"), ("input_hash", "text")):
-            seen = set(splits.strings(splits[second], name))
-            shared = [ids[row] for row, value in enumerate(splits.strings(splits[first], name)) if value in seen]
+            known = set(splits.strings(others[second], name))
+            shared = [ids[row] for row, value in enumerate(splits.strings(splits[first], name)) if value in known]
             if shared:
                 raise UserError(
                     f"{where}: {len(shared)} examples of the set {first} share their {what} with the set {second} "

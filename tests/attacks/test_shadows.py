@@ -4,7 +4,7 @@ from helpers import tiny
 
 from kga.attacks.evidence import FORGET, NONMEMBER, RETAIN
 from kga.attacks.shadows import audited, inclusion, spread, worlds
-from kga.data.forget import Random
+from kga.data.forget import Group, Random
 from kga.data.splits import Split, make_splits
 from kga.optim import Optim
 from kga.store import Store
@@ -30,10 +30,15 @@ def everyone(splits, seed=0):
     return audited(splits, splits["retain"], seed)
 
 
+def alone(role) -> np.ndarray:
+    """Every example a unit by itself."""
+    return np.arange(len(role)).astype(str)
+
+
 @pytest.mark.parametrize("shadows", [2, 4, 8])
 def test_each_example_is_in_exactly_half_of_the_shadow_models(shadows):
     role = np.repeat([FORGET, NONMEMBER, RETAIN], [11, 8, 5])
-    inside = inclusion(role, shadows, seed=1)
+    inside = inclusion(role, alone(role), shadows, seed=1)
     assert inside.shape == (shadows, 24)
     assert (inside.sum(0) == shadows // 2).all()
     for name in (FORGET, NONMEMBER, RETAIN):
@@ -41,11 +46,38 @@ def test_each_example_is_in_exactly_half_of_the_shadow_models(shadows):
         assert set(of_role) <= {np.sum(role == name) // 2, -(-np.sum(role == name) // 2)}
 
 
+def test_units_are_inside_or_outside_as_a_whole():
+    role = np.repeat([FORGET, NONMEMBER, RETAIN], [12, 9, 6])
+    units = np.concatenate([np.repeat(list("abcd"), 3), np.repeat(list("xyz"), 3), list("123456")])
+    inside = inclusion(role, units, 4, seed=0)
+    assert (inside.sum(0) == 2).all()
+    for unit in np.unique(units):
+        assert (inside[:, units == unit] == inside[:, units == unit][:, :1]).all()
+
+
+def test_single_groups_leave_no_shadow_model_without_a_request():
+    role = np.repeat([FORGET, NONMEMBER, RETAIN], [5, 5, 4])
+    units = np.concatenate([np.repeat(["a"], 5), np.repeat(["b"], 5), list("1234")])
+    inside = inclusion(role, units, 4, seed=0)
+    assert inside[:, role != RETAIN].any(1).all()
+
+
+def test_non_members_of_a_group_request_are_whole_groups():
+    splits = make_splits(tiny.corpus(train=300, groups=40), Group(30), seed=0, reserve=0.5)
+    who = everyone(splits)
+    groups = splits.strings(splits["nonmember"], "group")
+    chosen = splits.strings(who.sets[NONMEMBER], "group")
+    assert 0 < len(chosen) < len(groups)
+    assert all(chosen.count(group) == groups.count(group) for group in set(chosen))
+    assert set(who.units[who.role == FORGET]) == set(splits.strings(splits["forget"], "group"))
+
+
 def test_the_halves_follow_the_seed():
     role = np.repeat([FORGET, NONMEMBER], 40)
-    assert (inclusion(role, 4, 0) == inclusion(role, 4, 0)).all()
-    assert (inclusion(role, 4, 0) != inclusion(role, 4, 1)).any()
-    pairs = inclusion(role, 4, 0)
+    first, again, other = (inclusion(role, alone(role), 4, seed) for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+    pairs = first
     assert (pairs[0] != pairs[2]).any()
 
 
@@ -68,7 +100,7 @@ def test_the_retain_sample_lies_in_what_is_evaluated_anyway(splits):
 
 def test_a_world_is_d_with_its_half_of_the_audited_examples(study, splits):
     who = everyone(splits)
-    inside = inclusion(who.role, 2, 0)
+    inside = inclusion(who.role, who.units, 2, 0)
     rows, role = who.targets.rows, who.role
     untouched = set(splits["train"].rows) - set(rows)
     for member, world in zip(inside, worlds(study, who, inside), strict=True):
@@ -82,7 +114,7 @@ def test_a_world_is_d_with_its_half_of_the_audited_examples(study, splits):
 
 def test_worlds_have_seeds_and_models_of_their_own(study, splits):
     who = everyone(splits)
-    first, second = worlds(study, who, inclusion(who.role, 2, 0))
+    first, second = worlds(study, who, inclusion(who.role, who.units, 2, 0))
     assert len({study.seed, first.seed, second.seed}) == 3
     assert not first.has_original()
     made = {world.original().key for world in (study, first, second)}

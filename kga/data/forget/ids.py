@@ -25,6 +25,7 @@ class Ids(Matched):
     def __init__(self, path: str | None = None) -> None:
         super().__init__()
         self.path = path
+        self.columns = () if path else (PLANTED,)
 
     def choose(self, table: Dataset, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self._planted(table):
