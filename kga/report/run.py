@@ -19,7 +19,7 @@ from kga.report.membership import findings, strongest
 from kga.report.render import render
 
 MOST_BARS = 20  # of a figure
-_NO_DISTANCES = ("ks_p", "ks_n")  # among the numbers of forgetting: a difference of them says nothing
+_NO_DISTANCES = ("ks_p", "ks_n", "truth_ratio_ks_p")  # among the numbers of forgetting: a difference of them says nothing
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def _context(folder: Path, result: dict[str, Any], texts: Mapping[str, str] | No
         "points": summary.points,
         "signed": summary.signed,
         "utility": grid(result.get("utility")),
-        "forgetting": _with_excess(grid(result.get("forgetting"))),
+        "forgetting": _with_excess(_lines(grid(result.get("forgetting")), original=False)),
+        "forgetting_original": _lines(grid(result.get("forgetting")), original=True),
         "audit": audit.sections(result, examples, texts or {}),
         "membership": grid(result.get("membership")),
         "seconds": {
@@ -110,6 +111,11 @@ def grid(values: Mapping[str, Any] | None) -> Grid:
     return Grid([summary.LABELS.get(model, model) for model in models], lines)
 
 
+def _lines(table: Grid, original: bool) -> Grid:
+    """The lines of distances to the original model, or the others, which are to the retrained one."""
+    return Grid(table.columns, [line for line in table.lines if line[1].endswith("_original") == original])
+
+
 def _with_excess(table: Grid) -> Grid:
     """Add the column that distances are to be read by: what is left of them above the noise floor."""
     floor, unlearned = summary.LABELS["noise_floor"], summary.LABELS["unlearned"]
@@ -117,9 +123,7 @@ def _with_excess(table: Grid) -> Grid:
         return table
 
     def excess(metric: str, values: list[Any]) -> float | None:
-        # The floor lies between retrained models: it says nothing about distances to the original.
-        no_distance = metric in _NO_DISTANCES or "_original" in metric
-        return None if no_distance else summary.difference(values[at_unlearned], values[at_floor])
+        return None if metric in _NO_DISTANCES else summary.difference(values[at_unlearned], values[at_floor])
 
     at_floor, at_unlearned = table.columns.index(floor), table.columns.index(unlearned)
     lines = [(group, metric, [*values, excess(metric, values)]) for group, metric, values in table.lines]
