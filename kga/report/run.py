@@ -19,7 +19,11 @@ from kga.report.membership import findings, strongest
 from kga.report.render import render
 
 MOST_BARS = 20  # of a figure
-_NO_DISTANCES = ("ks_p", "ks_n", "truth_ratio_ks_p")  # among the numbers of forgetting: a difference of them says nothing
+_NO_DISTANCES = (
+    "ks_p",
+    "ks_n",
+    "truth_ratio_ks_p",
+)  # among the numbers of forgetting: a difference of them says nothing
 
 
 @dataclass(frozen=True)
