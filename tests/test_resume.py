@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.cli import FORGET, KGA, TINY, apart, kga, models, results, run_folder, start
+from helpers.cli import FORGET, KGA, MOVES, TINY, apart, kga, models, results, run_folder, start
 
 # Long enough to be killed in the middle: 20 epochs of A_D, 40 updates of A* (an epoch each: five are forgotten).
 LONG = (*TINY, FORGET, "reference=none", "optim.epochs=20", "method.helpers.optim.epochs=1", "method.optim.updates=40")
@@ -123,3 +123,16 @@ def test_processes_started_together_train_each_model_once(tmp_path):
         "kga": "completed",
         "none": "completed",
     }
+
+
+def test_methods_audited_side_by_side_train_each_shadow_model_once(tmp_path):
+    shape = (*TINY, "data.size=200", "data.reserve=0.4", "forget.size=12", f"output={tmp_path}")
+    audit = ("attack=lira", "attack.lira.unlearned=false", "attack.shadows=4", "attack.bootstrap=100")
+    processes = [start(*shape, *audit, *method) for method in (("method=none",), ("method=finetune", *MOVES))]
+    outs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
+    said = "\n".join(out for out, _ in outs)
+    for number in range(1, 5):
+        title = f"shadow {number} of 4: A_D on D"
+        assert len(re.findall(rf"^{re.escape(title)}: \d+/\d+ in", said, re.MULTILINE)) == 1, (title, said)
+    assert len({json.dumps(result["membership"]["original"]) for result in results(tmp_path).values()}) == 1
