@@ -62,7 +62,8 @@ class Audit:
     @property
     def sets(self) -> dict:
         """What is evaluated besides a run's usual sets."""
-        return {name: self.who.sets[name] for name in (NONMEMBER, "population") if self.attacks}
+        names = (NONMEMBER, "population") if self.needs_population else (NONMEMBER,) if self.attacks else ()
+        return {name: self.who.sets[name] for name in names}
 
     def require(self) -> None:
         """UserError for attacks that this study can't carry, before anything is trained."""
@@ -114,6 +115,10 @@ class Audit:
             note("the forget set was chosen by A_D's own losses: part of what attacks find in A_D is that choice")
 
     # Shadow models ---------------------------------------------------------------------------------------------
+
+    @property
+    def needs_population(self) -> bool:
+        return any(attack.population for attack in self.attacks.values())
 
     @property
     def needs_unlearned(self) -> bool:
@@ -197,7 +202,9 @@ class Audit:
             beside,
             inside=self.inside if self.worlds else None,
             shadows=[self._signals(model) for model in originals],
-            shadow_population=[self.study.signals(model, population, self.batch_size) for model in originals],
+            shadow_population=[self.study.signals(model, population, self.batch_size) for model in originals]
+            if self.needs_population
+            else (),
             unlearned=self._unlearned() if self.needs_unlearned else (),
             reference=self._reference(),
             compressed=self._compressed(),

@@ -8,7 +8,8 @@ from kga.attacks.evidence import FORGET
 from kga.attacks.shadows import SEEDS, inclusion, train_all, units
 from kga.console import stage
 from kga.data.corpus import Corpus
-from kga.data.splits import Split, Splits, cut
+from kga.data.splits import Split, Splits
+from kga.inputs import cut_off
 from kga.study import Study
 
 Difficulty = Callable[[np.ndarray], np.ndarray]
@@ -52,8 +53,7 @@ def of_request(request, corpus: Corpus, cfg: Mapping, make_study: Callable[[Spli
     """Gives a request that goes by difficulty what it needs."""
     if getattr(request, "by", None) is None:
         return
-    given = cfg["original"]["path"] is not None
-    train, _ = cut(corpus, cfg["seed"], cfg["data"]["reserve"], cfg["data"]["group"], cfg["data"]["limit"], given)
+    train, _ = cut_off(cfg, corpus)
     known: list[Difficulty] = []
 
     def score(rows: np.ndarray) -> np.ndarray:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from datasets import disable_progress_bars
 
 from kga import config
 from kga.console import note
 from kga.data.corpus import FIELDS, Corpus, column, input_text
+from kga.data.splits import cut
 from kga.hashing import file_digest, folder_digest, strings_digest
 
 
@@ -16,6 +18,12 @@ def load_corpus(cfg: Mapping) -> Corpus:
     disable_progress_bars()
     options = {name: value for name, value in cfg["data"].items() if name not in ("limit", "reserve", "group")}
     return config.build({"data": options}, "data")
+
+
+def cut_off(cfg: Mapping, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of D and of the reserve of a run, whatever its request."""
+    options = {name: cfg["data"][name] for name in ("reserve", "group", "limit")}
+    return cut(corpus, cfg["seed"], **options, original_is_given=cfg["original"]["path"] is not None)
 
 
 def load_new(cfg: Mapping) -> Corpus | None:

@@ -8,15 +8,13 @@ from rich.text import Text
 
 from kga import config
 from kga.console import console, note
-from kga.data.splits import cut
-from kga.inputs import load_corpus
+from kga.inputs import cut_off, load_corpus
 
 
 def list_candidates(cfg: Mapping) -> None:
     """Prints groups, labels or words of D with their sizes. Nothing is trained or written."""
     corpus, request = load_corpus(cfg), config.build_request(cfg)
-    given = cfg["original"]["path"] is not None
-    train, reserve = cut(corpus, cfg["seed"], cfg["data"]["reserve"], cfg["data"]["group"], cfg["data"]["limit"], given)
+    train, reserve = cut_off(cfg, corpus)
     columns, rows = request.candidates(corpus.train, train, reserve)
     table = Table(box=SIMPLE_HEAD)
     for number, name in enumerate(columns):

@@ -58,13 +58,6 @@ def word_analysis(
 # Probability --------------------------------------------------------------------------------------------------------
 
 
-def word_statistics(
-    task: TaskModule, examples: Examples, texts: Sequence[str], word: str, batch_size: int = 64
-) -> dict[str, float | int | None]:
-    """probability, rank and occurrences of a word in the true targets (``texts``), see ``statistics_at``."""
-    return statistics_at(task, examples, find_word(task, examples, texts, word), batch_size)
-
-
 def find_word(task: TaskModule, examples: Examples, texts: Sequence[str], word: str) -> Places:
     """Where the word stands in the encoded targets. Examples that were cut are left out.
 

@@ -231,3 +231,9 @@ def test_a_given_model_without_unseen_examples_cannot_be_attacked(everything, tm
     outcome = kga(*SMALL, given, "method=none", "reference=none", "attack=population", f"output={tmp_path}")
     assert outcome.code == 2
     assert len(outcome.errors) == 1 and "new.path" in outcome.errors[0]
+
+
+def test_only_what_compares_with_a_population_computes_signals_of_one(tmp_path):
+    outcome = kga(*SMALL, "method=none", "attack=lira", "attack.lira.unlearned=false", f"output={tmp_path}")
+    assert outcome.code == 0, outcome.errors
+    assert len(list((tmp_path / "store").glob("signals/*/manifest.json"))) == 2, "of the audited, for two shadow models"

@@ -18,10 +18,10 @@ from kga.words import (
     find_word,
     pattern,
     rate,
+    statistics_at,
     substitutes,
     top_substitutes,
     word_analysis,
-    word_statistics,
 )
 
 TARGETS = ["Wir sehen Haus", "Haus Sonne Haus", "haus grün", "Hausboot Sonne", "zu grün: Haus!", "Sonne", "sieben grün"]
@@ -37,6 +37,10 @@ def encoded(task, targets=TARGETS):
         return in_memory(Dataset.from_dict({"source": ["to the sun"] * len(targets), "target": targets}), task)
     rows = [{"persona": ["we"], "history": ["to the sun"], "response": target} for target in targets]
     return in_memory(Dataset.from_list(rows), task)
+
+
+def word_statistics(task, examples, texts, word, batch_size=64):
+    return statistics_at(task, examples, find_word(task, examples, texts, word), batch_size)
 
 
 def by_hand(task, examples, word: str):
