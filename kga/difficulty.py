@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 
 from kga.attacks.evidence import FORGET
 from kga.attacks.shadows import SEEDS, inclusion, train_all, units
@@ -31,8 +32,8 @@ def difficulty(
     scores = study.signals(study.original(), sets["train"])["loss"].to_numpy()
     if by == "memorisation":
         scores = _loss_without(study, shadows) - scores
-    places = {row: place for place, row in enumerate(train)}
-    return lambda rows: scores[[places[row] for row in rows]]
+    places = pd.Index(train)
+    return lambda rows: scores[places.get_indexer(rows)]
 
 
 def _loss_without(study: Study, shadows: int) -> np.ndarray:

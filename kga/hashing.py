@@ -2,12 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Parts of every name, so that what old code made is not taken for what new code would make.
 RECIPE = 4  # raised when training code changes what the same settings give
 SCHEMA = 1  # of result.json
+
+PIECE = 50_000  # values of a column that are worked on at a time
 
 
 def digest(value: object) -> str:
@@ -23,6 +29,32 @@ def strings_digest(values: Iterable[str]) -> str:
         state.update(value.encode())
         state.update(b"\0")
     return state.hexdigest()
+
+
+def column_digest(values: "pa.ChunkedArray") -> str:
+    """``strings_digest`` of a column's values as text (null: "None"), without a Python string for each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    plain = pa.types.is_string(values.type) or pa.types.is_signed_integer(values.type)
+    state = hashlib.blake2b(digest_size=16)
+    for chunk in pieces(values):
+        if not plain:  # Arrow writes other types otherwise than Python does
+            chunk = pa.array([str(value) for value in chunk.to_pylist()], pa.string())
+        texts = pc.fill_null(chunk.cast(pa.large_string()), "None")
+        ended = pc.binary_join_element_wise(texts, *(pa.scalar(text, pa.large_string()) for text in ("", "\0")))
+        _, offsets, data = ended.buffers()
+        if len(ended):
+            bounds = memoryview(offsets).cast("q")
+            state.update(memoryview(data)[bounds[ended.offset] : bounds[ended.offset + len(ended)]])
+    return state.hexdigest()
+
+
+def pieces(values: "pa.ChunkedArray", size: int = PIECE) -> Iterator["pa.Array"]:
+    """A column in order, ``size`` values or fewer at a time."""
+    for chunk in values.chunks:
+        for start in range(0, len(chunk), size):
+            yield chunk.slice(start, size)
 
 
 def file_digest(path: Path) -> str:

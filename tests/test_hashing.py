@@ -1,8 +1,12 @@
 """Equal content has equal names, and every change that matters has another."""
 
+from datetime import date
+
+import pyarrow as pa
+import pytest
 import torch
 
-from kga.hashing import digest, file_digest, folder_digest, state_digest, strings_digest
+from kga.hashing import PIECE, column_digest, digest, file_digest, folder_digest, state_digest, strings_digest
 
 
 def test_the_order_of_keys_does_not_matter_and_values_do():
@@ -22,6 +26,32 @@ def test_strings_are_told_apart_at_their_ends():
     assert strings_digest(["a", "b"]) != strings_digest(["b", "a"])
     assert strings_digest(["a"]) != strings_digest(["a", ""])
     assert strings_digest(iter(["a", "b"])) == strings_digest(["a", "b"])
+
+
+@pytest.mark.parametrize("values", [
+    ["a", "", "Süß \u0301", "tab\tand\0nought", "a"],
+    ["a", None, "None"],
+    [3, -7, None, 2**53 + 1],
+    [1.0, 0.1, 1e20, None],
+    [True, False, None],
+    [["a", "b"], [], None],
+    [date(2020, 1, 2), None],
+    [None, None],
+    [],
+], ids=["strings", "nulls", "integers", "floats", "booleans", "lists", "dates", "nothing else", "empty"])  # fmt: skip
+def test_a_column_hashes_as_its_values_written_out(values):
+    whole = pa.array(values, None if values else pa.string())
+    cut = pa.chunked_array([whole[:1], whole[1:1], whole[1:]])
+    for column in (pa.chunked_array([whole], whole.type), cut, cut.slice(0)):
+        assert column_digest(column) == strings_digest(map(str, values))
+
+
+def test_long_columns_hash_piece_by_piece():
+    values = [f"value {number}" for number in range(2 * PIECE + 3)]
+    column = pa.chunked_array([pa.array(values[:7]), pa.array(["left out", *values[7:]])[1:]])
+    assert column_digest(column) == strings_digest(values)
+    assert column_digest(column.slice(5)) == strings_digest(values[5:])
+    assert column_digest(pa.chunked_array([values], pa.large_string())) == strings_digest(values)
 
 
 def test_files_by_content_and_folders_by_names_too(tmp_path):

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from kga.errors import UserError
+from kga.hashing import PIECE, column_digest, digest, pieces
 
 FIELDS = {
     "classification": ("text", "label"),
@@ -107,7 +108,24 @@ def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """One column as an Arrow array, in the order of the rows."""
     values, rows = dataset.data.column(name), dataset._indices
     # A selected data set is a table and row numbers; `datasets` itself would gather it row by row, a minute a million.
-    return values if rows is None else values.take(rows.column(0))
+    return values if rows is None else taken(values, rows.column(0).to_numpy())
+
+
+def taken(values: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
+    """The values at some rows, in that order, a piece at a time: one Arrow array of texts ends at 2 GiB."""
+    parts = [values.take(pa.array(rows[start : start + PIECE])) for start in range(0, len(rows), PIECE)]
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], values.type)
+
+
+class Listed:
+    """A column read as Python objects from the first row to the last, any number of times, a piece at a time."""
+
+    def __init__(self, values: pa.ChunkedArray) -> None:
+        self.values = values
+
+    def __iter__(self) -> Iterator[object]:
+        for piece in pieces(self.values):
+            yield from piece.to_pylist()
 
 
 def input_text(fields: dict[str, object]) -> str:
@@ -199,18 +217,36 @@ def _written(texts: pa.ChunkedArray) -> np.ndarray:
 def _with_ids(name: str, tables: dict[str, Dataset]) -> dict[str, Dataset]:
     """Make ids strings, or make them: the content hash, and -2, -3, ... behind it for an example that repeats."""
     given = [split for split, table in tables.items() if "id" in table.column_names]
-    order = [*given, *(split for split in tables if split not in given)]
-    contents = pd.concat([column(tables[split], "content").to_pandas() for split in order], keys=order)
-    counts = contents.groupby(contents, sort=False).cumcount() + 1
-    with_ids = {}
-    for split in tables:
-        if split in given:
-            with_ids[split] = _cast_ids(f"data {name}, {split}", tables[split])
-        else:
-            ids = contents[split].where(counts[split] == 1, contents[split] + "-" + counts[split].astype(str))
-            with_ids[split] = tables[split].add_column("id", pa.array(ids, pa.string()))
+    with_ids = {split: _cast_ids(f"data {name}, {split}", tables[split]) for split in given}
+    if len(given) < len(tables):
+        order = [*given, *(split for split in tables if split not in given)]
+        earlier = _earlier_copies([column(tables[split], "content") for split in order])
+        for split, copies in zip(order, earlier, strict=True):
+            if split not in given:
+                ids = _numbered(column(tables[split], "content"), copies)
+                name_of = digest([tables[split]._fingerprint, column_digest(ids)])  # else the ids are pickled for one
+                with_ids[split] = tables[split].add_column("id", ids, new_fingerprint=name_of)
+    with_ids = {split: with_ids[split] for split in tables}
     _refuse_repeated_ids(name, with_ids)
     return with_ids
+
+
+def _earlier_copies(columns: list[pa.ChunkedArray]) -> list[np.ndarray]:
+    """How often the value of each row occurred before, in all columns one after the other."""
+    codes = _joined(columns).dictionary_encode().combine_chunks().indices.to_numpy()
+    repeated = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    earlier = np.zeros(len(codes), np.int32)
+    earlier[repeated] = pd.Series(codes[repeated]).groupby(codes[repeated]).cumcount()
+    return np.split(earlier, np.cumsum([len(values) for values in columns])[:-1])
+
+
+def _numbered(contents: pa.ChunkedArray, copies: np.ndarray) -> pa.ChunkedArray:
+    endings = pc.if_else(copies > 0, pc.binary_join_element_wise("-", pa.array(copies + 1).cast(pa.string()), ""), "")
+    return pc.binary_join_element_wise(contents, endings, "")
+
+
+def _joined(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for values in columns for chunk in values.chunks], columns[0].type)
 
 
 def _cast_ids(where: str, dataset: Dataset) -> Dataset:
@@ -225,9 +261,10 @@ def _cast_ids(where: str, dataset: Dataset) -> Dataset:
 
 
 def _refuse_repeated_ids(name: str, tables: dict[str, Dataset]) -> None:
-    ids = pd.concat([column(table, "id").to_pandas() for table in tables.values()])
-    repeated = ids[ids.duplicated()].unique()
-    if len(repeated):
+    ids = _joined([column(table, "id") for table in tables.values()])
+    if pc.count_distinct(ids).as_py() < len(ids):
+        ids = ids.to_pandas()
+        repeated = ids[ids.duplicated()].unique()
         first = ", ".join(repeated[:5])
         raise UserError(
             f"data {name}: {len(repeated)} ids occur more than once ({first}): make ids unique over all splits, or leave "
@@ -274,8 +311,8 @@ def _cut(units: pd.Series, salt: str, size: float) -> np.ndarray:
 
 
 def _repeats(tables: dict[str, Dataset]) -> list[str]:
-    contents, inputs = (column(tables["train"], name).to_pandas() for name in MADE_COLUMNS)
-    copies = int(contents.duplicated().sum())
-    in_test = int(inputs.isin(column(tables["test"], "input_hash").to_pandas()).sum())
+    contents, inputs = (column(tables["train"], name) for name in MADE_COLUMNS)
+    copies = len(contents) - pc.count_distinct(contents).as_py()
+    in_test = pc.sum(pc.is_in(inputs, value_set=column(tables["test"], "input_hash").combine_chunks())).as_py() or 0
     notes = [f"{copies} of {len(contents)} training examples are exact copies of an earlier one."] if copies else []
     return [*notes, *([f"{in_test} training inputs also occur in test, word for word."] if in_test else [])]

@@ -11,6 +11,8 @@ from kga.data.corpus import column
 from kga.objective import Batch
 from kga.store import Store
 
+IN_MEMORY = 50_000  # examples that are encoded without a file aside
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -57,12 +59,17 @@ def encode(dataset: Dataset, task, store: Store, fingerprint: str) -> Dataset:
 
     def make(out: Path, work: Path) -> dict:
         wanted = [name for name in task.fields if name in dataset.column_names]
+        small = len(dataset) < IN_MEMORY
         encoded = dataset.select_columns(wanted).map(
             task.encode,
             batched=True,
             remove_columns=wanted,
-            keep_in_memory=len(dataset) < 50_000,
+            keep_in_memory=small,
+            cache_file_name=None
+            if small
+            else str(work / "table.arrow"),  # else a copy stays in the cache of `datasets`
             load_from_cache_file=False,
+            new_fingerprint=fingerprint,  # else the task is pickled for one, with its model
         )
         encoded.save_to_disk(out / "table")
         return {"examples": len(encoded)}

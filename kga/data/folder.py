@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from kga.data.corpus import FIELDS, LIST_FIELDS, SPLITS, Corpus, conform, first_fault, make_corpus
-from kga.data.lines import digest, raw_lines
+from kga.data.lines import digest, raw_lines, remembered
 from kga.data.parallel import Pair, Sides, choose_pairs, find_sides, read_pair
 from kga.errors import UserError
 
@@ -145,7 +145,9 @@ def _read(file: Path | Pair, task: str) -> Dataset:
 
 
 def _read_text(file: Path, rows: Callable[[Path], Rows], task: str) -> Dataset:
-    features = _infer_features(file, rows, task)
+    kind = next(suffix for suffix in _FORMATS if file.name.endswith(suffix))
+    key = digest([file], kind, task, "features")
+    features = Features.from_dict(remembered(key, lambda: _infer_features(file, rows, task).to_dict()))
     if not features:
         return Dataset.from_dict({})
     return Dataset.from_generator(

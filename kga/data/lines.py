@@ -1,10 +1,14 @@
-"""Lines of a text file, compressed or not, and the digest that names its content in a cache."""
+"""Lines of a text file, compressed or not, the digest that names its content in a cache, and what was found in it."""
 
 import gzip
+import json
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b, file_digest
 from pathlib import Path
+
+import datasets
 
 from kga.errors import UserError
 
@@ -40,3 +44,20 @@ def digest(files: list[Path], *more: str) -> str:
         with open(file, "rb") as stream:
             contents.append(file_digest(stream, blake2b).hexdigest())
     return blake2b("\n".join((_CACHE_FORMAT, *contents, *more)).encode(), digest_size=16).hexdigest()
+
+
+def remembered(key: str, find: Callable[[], object]) -> object:
+    """What one pass over files finds (JSON can write it), kept beside the tables that `datasets` caches.
+
+    key: a ``digest`` of the files and of what is looked for.
+    """
+    place = Path(datasets.config.HF_DATASETS_CACHE) / "kga" / f"{key}.json"
+    try:
+        return json.loads(place.read_text())
+    except (OSError, ValueError):  # not there, or broken off
+        found = find()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = place.with_suffix(f".{os.getpid()}.new")
+    aside.write_text(json.dumps(found))
+    os.replace(aside, place)
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Value
 
 from kga.data.corpus import SPLITS
-from kga.data.lines import digest, text_lines
+from kga.data.lines import digest, remembered, text_lines
 from kga.errors import UserError
 
 Sides = dict[str, Path]  # language -> file of one split
@@ -108,7 +108,8 @@ def read_pair(pair: Pair) -> Dataset:
     Raises:
         UserError: the files have no lines or not equally many, or one is empty or broken; with file and line.
     """
-    _check_lines(pair)  # here and not while the table is made: `datasets` would hide the message behind its own
+    # Here and not while the table is made: `datasets` would hide the message behind its own.
+    remembered(digest([pair.source, pair.target], "checked"), lambda: _check_lines(pair))
     return Dataset.from_generator(
         _rows,
         features=_FEATURES,

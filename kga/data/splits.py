@@ -6,22 +6,23 @@ original model never depends on the request. Attacks compare D_f with non-member
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
+from pyarrow.parquet import ParquetWriter
 
 from kga.data.amount import amount
-from kga.data.corpus import Corpus, column
+from kga.data.corpus import Corpus, column, taken
 from kga.data.forget import Request, whole_groups
 from kga.data.forget.matching import groups_of
 from kga.data.labels import label_names, require_known
 from kga.errors import UserError
-from kga.hashing import digest, strings_digest
+from kga.hashing import column_digest, digest, pieces
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Splits:
     tables: dict[str, Dataset]
     notes: tuple[str, ...]
     grouped_by: tuple[str, ...] = ()  # columns of the groups that the request takes whole, if it does
+    _fingerprints: dict[tuple[str, bytes], str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Split:
         return self.sets[name]
@@ -50,22 +52,29 @@ class Splits:
     def sizes(self) -> dict[str, int]:
         return {name: len(split) for name, split in self.sets.items()}
 
-    def strings(self, split: Split, name: str) -> list[str]:
+    def column(self, split: Split, name: str) -> pa.ChunkedArray:
         """A column of a set."""
-        return column(self.tables[split.source], name).take(pa.array(split.rows)).to_pylist()
+        return taken(column(self.tables[split.source], name), split.rows)
+
+    def strings(self, split: Split, name: str) -> list[str]:
+        """A column of a set as Python objects: for small sets, or parts of large ones."""
+        return self.column(split, name).to_pylist()
 
     def fingerprint(self, split: Split) -> str:
-        """Digest of the ids and contents of a set, in order."""
-        return digest([strings_digest(self.strings(split, "id")), strings_digest(self.strings(split, "content"))])
+        """Digest of the ids and contents of a set, in order; computed once."""
+        key = (split.source, blake2b(np.ascontiguousarray(split.rows, np.int64)).digest())
+        if key not in self._fingerprints:
+            self._fingerprints[key] = digest([column_digest(self.column(split, name)) for name in ("id", "content")])
+        return self._fingerprints[key]
 
     def write(self, path: Path) -> None:
         """Which id is in which set, as Parquet."""
-        frames = [
-            pd.DataFrame({"split": name, "id": self.strings(split, "id")})
-            for name, split in self.sets.items()
-            if len(split)
-        ]
-        pd.concat(frames).to_parquet(path, index=False)
+        schema = pa.schema({"split": pa.string(), "id": pa.string()})
+        with ParquetWriter(path, schema) as writer:
+            for name, split in self.sets.items():
+                for ids in pieces(self.column(split, "id")):
+                    names = pa.repeat(name, len(ids))
+                    writer.write_batch(pa.record_batch([names, ids.cast(pa.string())], schema=schema))
 
 
 def make_splits(
@@ -144,7 +153,7 @@ def cut_reserve(
     full = len(train)
     train = _capped(train, limit, seed)
     kept = _capped(kept, max(1, round(len(kept) * len(train) / full)), seed)
-    return train, _unlike(table, kept, train)
+    return train, unlike(table, kept, train)
 
 
 def _capped(rows: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
@@ -154,11 +163,11 @@ def _capped(rows: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, 2]).permutation(rows)[:count])
 
 
-def _unlike(table: Dataset, rows: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Those rows whose text does not occur in D."""
+def unlike(table: Dataset, rows: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Those of the rows whose text does not occur in ``train``."""
     inputs = column(table, "input_hash")
-    seen = pc.is_in(inputs.take(pa.array(rows)), value_set=inputs.take(pa.array(train)).combine_chunks())
-    return rows[~seen.to_numpy(zero_copy_only=False)]
+    seen = pc.is_in(taken(inputs, rows), value_set=taken(inputs, train).combine_chunks())
+    return rows[~seen.to_numpy()]
 
 
 def _from_reserve(
@@ -196,7 +205,7 @@ def _beside(table: Dataset, request: Request, rows: np.ndarray, new: np.ndarray)
     rest = np.setdiff1d(rows, new, assume_unique=True)
     if request.grouped_by:
         rest = _outside_groups(table, request.grouped_by, rest, new)
-    return _unlike(table, rest, new)
+    return unlike(table, rest, new)
 
 
 def _outside_groups(table: Dataset, columns: Sequence[str], rows: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -243,17 +252,17 @@ def _from_file(table: Dataset, first: int, size: int, seed: int) -> tuple[dict[s
     order = first + np.random.default_rng([seed, 3]).permutation(len(table) - first)
     new, rest = np.sort(order[:size]), np.sort(order[size:])
     notes = [_short(new, size, "new.path holds no more")] if len(new) < size else []
-    return {"new": Split("train", new), "holdout": Split("train", _unlike(table, rest, new))}, notes
+    return {"new": Split("train", new), "holdout": Split("train", unlike(table, rest, new))}, notes
 
 
 def _require_disjoint(splits: Splits, seen: np.ndarray, where: str) -> None:
     """D_n and holdout share neither id nor text with what A_D saw (rows), nor with each other."""
     others = {"train": Split("train", seen), "new": splits["new"]}
     for first, second in (("new", "train"), ("holdout", "train"), ("holdout", "new")):
-        ids = splits.strings(splits[first], "id")
         for name, what in (("id", "id"), ("input_hash", "text")):
-            known = set(splits.strings(others[second], name))
-            shared = [ids[row] for row, value in enumerate(splits.strings(splits[first], name)) if value in known]
+            known = splits.column(others[second], name).combine_chunks()
+            found = pc.is_in(splits.column(splits[first], name), value_set=known)
+            shared = splits.column(splits[first], "id").filter(found).to_pylist()
             if shared:
                 raise UserError(
                     f"{where}: {len(shared)} examples of the set {first} share their {what} with the set {second} "

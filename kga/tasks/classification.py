@@ -72,14 +72,21 @@ class Classification(TaskModule):
 
     def encode(self, examples: Mapping[str, list]) -> dict[str, list]:
         """Token ids cut to ``max_length`` (the end is dropped) and label indices (multi-label: a 0/1 vector)."""
-        whole = [len(ids) for ids in self.tokenizer(examples["text"])["input_ids"]]
-        input_ids = self.tokenizer(examples["text"], truncation=True, max_length=self.max_length)["input_ids"]
-        lengths = [len(ids) for ids in input_ids]
-        encoded = {"input_ids": input_ids, "length": lengths}
-        encoded["cut"] = [now < before for now, before in zip(lengths, whole, strict=True)]
+        input_ids = list(self._tokens(examples["text"]))
+        long = [row for row, ids in enumerate(input_ids) if len(ids) > self.max_length]
+        shorter = self._tokens([examples["text"][row] for row in long], truncation=True, max_length=self.max_length)
+        for row, ids in zip(long, shorter, strict=True):
+            input_ids[row] = ids
+        encoded = {"input_ids": input_ids, "length": [len(ids) for ids in input_ids]}
+        encoded["cut"] = [False] * len(input_ids)
+        for row in long:
+            encoded["cut"][row] = True
         if "label" in examples:
             encoded["labels"] = [self._label(label) for label in examples["label"]]
         return encoded
+
+    def _tokens(self, texts: Sequence[str], **options: object) -> list[list[int]]:
+        return self.tokenizer(list(texts), return_attention_mask=False, **options)["input_ids"] if len(texts) else []
 
     def _label(self, label: str | list[str]) -> int | list[int]:
         index = self.model.config.label2id

@@ -3,10 +3,12 @@
 import random
 from hashlib import blake2b
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from kga.data.corpus import SPLITS, column, make_corpus
+from kga.data.corpus import SPLITS, Listed, column, make_corpus, taken
 from kga.errors import UserError
 
 
@@ -67,6 +69,22 @@ def test_repeated_examples_get_numbered_ids_in_order():
     assert corpus.notes == (
         "2 of 4 training examples are exact copies of an earlier one.",
         "3 training inputs also occur in test, word for word.",
+    )
+
+
+def test_ids_and_notes_are_those_of_a_count_by_hand():
+    chooser = random.Random(0)
+    parts = {name: [chooser.choice("abcdefgh") for _ in range(size)] for name, size in (("train", 60), ("test", 9))}
+    corpus = classify(table(parts["train"]), validation=table(["v"]), test=table(parts["test"]))
+    seen: dict[str, int] = {}
+    for split in (corpus.train, corpus.validation, corpus.test):
+        for row in split:
+            seen[row["content"]] = number = seen.get(row["content"], 0) + 1
+            assert row["id"] == row["content"] + (f"-{number}" if number > 1 else "")
+    in_test = sum(text in parts["test"] for text in parts["train"])
+    assert corpus.notes == (
+        f"{60 - len(set(parts['train']))} of 60 training examples are exact copies of an earlier one.",
+        f"{in_test} training inputs also occur in test, word for word.",
     )
 
 
@@ -215,6 +233,16 @@ def test_bare_numbers_and_large_strings_become_strings():
 def test_labels_have_one_form_in_all_splits():
     with pytest.raises(UserError, match="lists in one split and single in another"):
         classify(table(["a"], [["x"]]), **held_out())
+
+
+def test_values_are_taken_in_any_order_piece_by_piece(monkeypatch):
+    monkeypatch.setattr("kga.data.corpus.PIECE", 3)
+    values = pa.chunked_array([["a", "b"], ["c"], ["d", "e", None]])
+    for rows in ([5, 0, 0, 4, 1, 3, 2, 5], [2], []):
+        found = taken(values, np.array(rows, np.int64))
+        assert found.type == values.type and found.to_pylist() == [values[row].as_py() for row in rows]
+    listed = Listed(values)
+    assert list(listed) == list(listed) == values.to_pylist()
 
 
 def test_column_follows_selection_and_order():

@@ -1,10 +1,13 @@
 """Encodings are made once; a batch is its examples and nothing that stands beside them."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from datasets import load_from_disk
 from helpers import tiny
 
+from kga.data import encoded
 from kga.data.encoded import encode, everything, examples
 from kga.store import Store
 
@@ -50,6 +53,20 @@ def test_another_model_with_the_same_tokenizer_shares_the_encoding(store):
     encode(tiny.rows(20), task, store, "print")
     encode(tiny.rows(20), other, store, "print")
     assert (task.calls, other.calls) == (1, 0)
+
+
+def test_large_sets_are_written_to_the_store_alone(store, monkeypatch, tmp_path):
+    """Nothing stays in the cache of `datasets`, and what is written is what would be kept in memory."""
+    monkeypatch.setattr(encoded, "IN_MEMORY", 10)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows, task = tiny.rows(20), tiny.classifier()
+    rows.save_to_disk(tmp_path / "rows")
+    on_disk = load_from_disk(tmp_path / "rows")
+    before = sorted((tmp_path / "rows").iterdir())
+    written = encode(on_disk, task, store, "print")
+    assert written[:] == examples(rows, task).table[:]
+    assert sorted((tmp_path / "rows").iterdir()) == before and not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "encodings").glob("*.work"))
 
 
 def test_a_damaged_encoding_is_made_again(store):

@@ -149,9 +149,33 @@ def test_an_unchanged_file_comes_from_the_cache(tmp_path, monkeypatch):
     write_splits(tmp_path)
     first = load(tmp_path)
     monkeypatch.setattr(folder, "_encoded_rows", lambda **_: pytest.fail("the file was converted again"))
+    monkeypatch.setattr(folder, "_infer_features", lambda *_: pytest.fail("the file was read again"))
     again = load(tmp_path)
     assert again.train.to_list() == first.train.to_list()
     assert again.train.cache_files  # memory-mapped, not in memory
+
+
+def test_what_was_found_in_a_file_holds_for_its_format_and_task_only(tmp_path):
+    """The same bytes: one column in TSV, two in CSV; strings of one task are lists of another."""
+    for suffix in (".csv", ".tsv"):
+        (tmp_path / suffix).mkdir()
+        (tmp_path / suffix / f"train{suffix}").write_text("text,label\n" + "".join(f"t {i},l\n" for i in range(30)))
+    assert load(tmp_path / ".csv").train[0]["label"] == "l"
+    with pytest.raises(UserError, match="'text' is missing"):
+        load(tmp_path / ".tsv")
+    row = {**ROWS[0], "persona": "a string", "history": ["h"], "response": "r"}
+    write(tmp_path / "train.jsonl", [{**row, "text": f"t {i}"} for i in range(30)])
+    assert load(tmp_path).train[0]["persona"] == "a string"
+    with pytest.raises(UserError, match="'persona' is of kind string"):
+        load(tmp_path, task="response")
+
+
+def test_a_broken_off_finding_is_made_again(tmp_path):
+    write_splits(tmp_path)
+    first = load(tmp_path)
+    (found, *_) = sorted(Path(datasets.config.HF_DATASETS_CACHE, "kga").iterdir())
+    found.write_text('{"text": ')
+    assert load(tmp_path).train.to_list() == first.train.to_list()
 
 
 GOOD = json_lines(ROWS[:3])

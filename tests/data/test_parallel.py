@@ -105,6 +105,12 @@ def test_changed_files_are_read_anew(tmp_path):
     assert before["target"][:2] != folder.load("translation", tmp_path).train["target"][:2] == ["1", "2"]
 
 
+def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
+    expected = pairs(folder.load("translation", write_splits(tmp_path)).train)
+    monkeypatch.setattr("kga.data.parallel.text_lines", lambda file: pytest.fail(f"{file} was read again"))
+    assert pairs(folder.load("translation", tmp_path).train) == expected
+
+
 def test_swapped_files_are_not_taken_from_the_cache(tmp_path):
     write_splits(tmp_path)
     assert pairs(folder.load("translation", tmp_path).train) == [
