@@ -4,15 +4,19 @@ Classification has one position per example, multi-label one per example and lab
 target token. All quantities are in nats.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from kga.topk import TopClasses, bucketed_kl
+
 LN2 = 0.6931471805599453
 CHUNK = 2**24  # numbers of one [positions, classes] table: 64 MiB in float32
+BLOCK = 2**18  # the same where many such tables are worked on one after the other
+TINY = 1e-38  # a probability whose logarithm is a number
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Predictions:
     def log_probs(self) -> Tensor:
         """[P, C] log-probabilities; of lazy predictions computed at every access."""
         return self.states if self.head is None else self.head(self.states).float().log_softmax(1)
+
+    @property
+    def logits(self) -> Tensor:
+        """[P, C] what a softmax turns into probabilities, in the type that the model computes in."""
+        return self.states if self.head is None else self.head(self.states)
 
     @property
     def classes(self) -> int:
@@ -97,24 +106,24 @@ class Predictions:
         return self.sum_per_example(values) / self.positions_per_example().clamp(min=1)
 
 
-def over_positions(function: Callable[..., Tensor], *sides: Predictions) -> Tensor:
+def over_positions(function: Callable[..., Tensor], *sides: Predictions, dense: bool = True) -> Tensor:
     """[P] ``function`` of predictions at the same positions, a chunk of positions at a time.
 
     Chunks of lazy predictions are computed again in the backward pass instead of being kept. What fits one chunk, and
-    what is dense anyway, is computed at once.
+    what is dense anyway, is computed at once. dense: ``function`` is given log-probabilities, not hidden states.
     """
     positions, size = len(sides[0].targets), max(1, CHUNK // sides[0].classes)
     if positions <= size or all(side.head is None for side in sides):
-        return function(*(side.dense() for side in sides))
+        return _apply(function, sides, dense)
     parts = []
     for start in range(0, positions, size):
         chunk = [side.at(slice(start, start + size)) for side in sides]
-        parts.append(checkpoint(_on_dense, function, chunk, use_reentrant=False, preserve_rng_state=False))
+        parts.append(checkpoint(_apply, function, chunk, dense, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(parts)
 
 
-def _on_dense(function: Callable[..., Tensor], sides: list[Predictions]) -> Tensor:
-    return function(*(side.dense() for side in sides))
+def _apply(function: Callable[..., Tensor], sides: Sequence[Predictions], dense: bool) -> Tensor:
+    return function(*(side.dense() if dense else side for side in sides))
 
 
 def _truth(predictions: Predictions) -> Tensor:
@@ -133,15 +142,62 @@ def cross_entropy(predictions: Predictions, smoothing: float = 0.0) -> Tensor:
     )
 
 
-def kl(first: Predictions, second: Predictions) -> Tensor:
-    """[P] KL(first || second) = sum_v p (log p - log q), in nats. Classes that first never uses count 0, not NaN."""
-    return over_positions(_kl, first, second)
+def kl(first: Predictions | TopClasses, second: Predictions) -> Tensor:
+    """[P] KL(first || second) = sum_v p (log p - log q), in nats. Classes that first never uses count 0, not NaN.
+
+    Of a first that holds its best classes only: ``kga.topk.bucketed_kl``.
+    """
+    if isinstance(first, TopClasses):
+        return over_positions(lambda top, part: bucketed_kl(top, part.log_probs), first, second)
+    if first.states.requires_grad:
+        return over_positions(_kl, first, second)
+    return over_positions(_kl_from_frozen, first, second, dense=False)
+
+
+def _kl_from_frozen(first: Predictions, second: Predictions) -> Tensor:
+    teacher, student = first.logits.detach(), second.logits
+    _require_alike(teacher, student)
+    return _FromFrozen.apply(teacher, student)
 
 
 def _kl(first: Predictions, second: Predictions) -> Tensor:
     p, q = _pair(first, second)
     weight = p.exp()
     return (weight * torch.where(weight > 0, p - q, 0.0)).sum(1)
+
+
+class _FromFrozen(torch.autograd.Function):
+    """KL(softmax(teacher) || softmax(student)) of logits [P, C] of which the teacher's take no gradient.
+
+    The gradient softmax(student) - softmax(teacher) is written out: nothing of size [P, C] is kept but the logits, and what
+    is computed from them goes in blocks that stay in the processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx, teacher: Tensor, student: Tensor) -> Tensor:
+        ctx.save_for_backward(teacher, student)
+        parts = []
+        for _, p, q in _blocks(teacher, student):
+            weight = p.exp()
+            part = (p - q).mul_(weight).sum(1)
+            parts.append((weight * torch.where(weight > 0, p - q, 0.0)).sum(1) if part.isnan().any() else part)
+        return torch.cat(parts) if parts else student.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+        teacher, student = ctx.saved_tensors
+        found = torch.empty_like(student)
+        for rows, p, q in _blocks(teacher, student):
+            found[rows] = q.exp_().sub_(p.exp_()).mul_(gradient[rows].unsqueeze(1))
+        return None, found
+
+
+def _blocks(teacher: Tensor, student: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(rows, float32 log-probabilities of both) of some positions at a time."""
+    size = max(1, BLOCK // teacher.shape[1])
+    for start in range(0, len(teacher), size):
+        rows = slice(start, start + size)
+        yield rows, *(side[rows].float().log_softmax(1) for side in (teacher, student))
 
 
 def jsd(first: Predictions, second: Predictions) -> Tensor:
@@ -156,18 +212,33 @@ def _jsd(first: Predictions, second: Predictions) -> Tensor:
 
 def jsd_legacy(first: Predictions, second: Predictions) -> Tensor:
     """[P] what the released code calls JSD: 1/2 KL(m || p) + 1/2 KL(m || q). No Jensen-Shannon divergence: unbounded."""
-    return both_jsd(first, second)[:, 1]
+    return distances(first, second)[:, 1]
 
 
-def both_jsd(first: Predictions, second: Predictions) -> Tensor:
-    """[P, 2] ``jsd`` and ``jsd_legacy``, for little more than the cost of one."""
-    return over_positions(_both_jsd, first, second)
+@torch.no_grad()
+def distances(first: Predictions, second: Predictions) -> Tensor:
+    """[P, 3] ``jsd``, ``jsd_legacy`` and ||p - q||_2 of the probabilities, for little more than the cost of one."""
+    return over_positions(_distances, first, second)
 
 
-def _both_jsd(first: Predictions, second: Predictions) -> Tensor:
-    middle = _middle(first, second)
-    inward, outward = (_kl(part, middle) for part in (first, second)), (_kl(middle, part) for part in (first, second))
-    return torch.stack((0.5 * sum(inward), 0.5 * sum(outward)), 1)
+def _distances(first: Predictions, second: Predictions) -> Tensor:
+    p, q = _pair(first, second)
+    rows = max(1, BLOCK // p.shape[1])  # so few that intermediate tables stay in the processor's cache
+    return torch.cat([_in_block(*pair) for pair in zip(p.split(rows), q.split(rows), strict=True)])
+
+
+def _in_block(p: Tensor, q: Tensor) -> Tensor:
+    first, second = p.exp(), q.exp()
+    middle = (first + second).mul_(0.5)
+    log_middle = middle.clamp(min=TINY).log_()
+    inward, outward = first * (p - log_middle) + second * (q - log_middle), middle * (log_middle - 0.5 * (p + q))
+    found = torch.stack((0.5 * inward.sum(1), outward.sum(1), (first - second).norm(dim=1)), 1)
+    if not found.isnan().any():
+        return found
+    # Impossible classes: 0 log 0 counts 0; where only one model holds a class impossible the unbounded one is infinite.
+    inward = (first * (p - log_middle)).where(first > 0, 0.0) + (second * (q - log_middle)).where(second > 0, 0.0)
+    outward = outward.where(middle > 0, 0.0)
+    return torch.stack((0.5 * inward.sum(1), outward.sum(1), found[:, 2]), 1)
 
 
 def divergence(order: str, teacher: Predictions, student: Predictions) -> Tensor:
@@ -187,9 +258,13 @@ def divergence(order: str, teacher: Predictions, student: Predictions) -> Tensor
 
 def _pair(first: Predictions, second: Predictions) -> tuple[Tensor, Tensor]:
     p, q = first.log_probs, second.log_probs
-    if p.shape != q.shape:
-        raise ValueError(f"the two models predict different shapes: {list(p.shape)} and {list(q.shape)}")
+    _require_alike(p, q)
     return p, q
+
+
+def _require_alike(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape:
+        raise ValueError(f"the two models predict different shapes: {list(first.shape)} and {list(second.shape)}")
 
 
 def _middle(first: Predictions, second: Predictions) -> Predictions:

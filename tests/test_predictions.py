@@ -12,7 +12,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
 import kga.predictions
-from kga.predictions import LN2, Predictions, both_jsd, cross_entropy, divergence, jsd, jsd_legacy, kl, over_positions
+from kga.predictions import LN2, Predictions, cross_entropy, distances, divergence, jsd, jsd_legacy, kl, over_positions
 
 LOGITS = arrays(np.float32, (2, 3, 4), elements=st.floats(-30, 30, width=32))
 
@@ -214,9 +214,9 @@ QUANTITIES = {
     "smoothed loss": lambda one, other: cross_entropy(one, 0.2),
     "kl": kl,
     "jsd": jsd,
-    "jsd_legacy": jsd_legacy,
     "half dense": lambda one, other: kl(one.dense().detach(), other),
     "dense student": lambda one, other: kl(one, other.dense()),
+    "frozen teacher": lambda one, other: kl(one.detach(), other),
 }
 
 
@@ -342,9 +342,46 @@ def test_label_smoothing_is_torchs(smoothing):
     torch.testing.assert_close(cross_entropy(side, smoothing), expected)
 
 
-def test_both_jsd_are_the_two_by_themselves():
-    first, second = (Predictions(torch.randn(6, 5).log_softmax(1), torch.zeros(6).long(), torch.arange(6), 6)
-                     for _ in range(2))  # fmt: skip
-    both = both_jsd(first, second)
-    torch.testing.assert_close(both[:, 0], jsd(first, second))
-    torch.testing.assert_close(both[:, 1], jsd_legacy(first, second))
+@pytest.mark.parametrize("impossible", [False, True])
+def test_distances_are_those_of_scipy_whatever_the_block(impossible, monkeypatch):
+    logits = torch.randn(2, 23, 40, generator=torch.Generator().manual_seed(0)) * 4
+    if impossible:
+        logits[:, ::2, :5] = -torch.inf  # for both
+        logits[0, 1::2, 7] = -torch.inf  # for one
+    sides = [Predictions(part.log_softmax(1), torch.zeros(23).long(), torch.arange(23), 23) for part in logits]
+    p, q = (side.log_probs.double().exp().numpy() for side in sides)
+    m = (p + q) / 2
+    wanted = [
+        (rel_entr(p, m) + rel_entr(q, m)).sum(1) / 2,
+        (rel_entr(m, p) + rel_entr(m, q)).sum(1) / 2,
+        np.sqrt(((p - q) ** 2).sum(1)),
+    ]
+    for block in (2**18, 40 * 7, 1):
+        monkeypatch.setattr(kga.predictions, "BLOCK", block)
+        np.testing.assert_allclose(distances(*sides).T, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(distances(*sides)[:, 0], jsd(*sides), rtol=1e-4, atol=1e-6)
+    assert np.isinf(wanted[1]).any() == impossible
+
+
+@pytest.mark.parametrize("block", [1, 50, 2**18])
+def test_the_gradient_from_a_frozen_teacher_is_autograds(block, monkeypatch):
+    """Also where a class is impossible for the teacher, and in bfloat16 within its rounding."""
+    monkeypatch.setattr(kga.predictions, "BLOCK", block)
+    generator = torch.Generator().manual_seed(1)
+    teacher, student = (3 * torch.randn(9, 30, generator=generator) for _ in range(2))
+    teacher[0, :4] = -torch.inf
+    student.requires_grad_()
+    weights = torch.arange(1.0, 10.0)
+    p, q = teacher.double().log_softmax(1), student.double().log_softmax(1)
+    wanted = torch.where(p.exp() > 0, p.exp() * (p - q), 0.0).sum(1)
+    (gradient,) = torch.autograd.grad((weights * wanted).sum(), student)
+    rows = torch.arange(9)
+    for kind, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+        leaf = student.detach().to(kind).requires_grad_()
+        found = kga.predictions._FromFrozen.apply(teacher.to(kind), leaf)
+        (given_gradient,) = torch.autograd.grad((weights * found).sum(), leaf)
+        torch.testing.assert_close(found.double(), wanted.detach(), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(given_gradient.float(), gradient, rtol=tolerance, atol=10 * tolerance)
+    side = Predictions(teacher.log_softmax(1), rows, rows, 9)
+    again = kl(side, Predictions(q.float().detach(), rows, rows, 9))
+    torch.testing.assert_close(again.double(), wanted.detach(), rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from kga.metrics.signals import has_alternatives, log_truth_ratio
-from kga.predictions import Predictions, both_jsd, cross_entropy, over_positions
+from kga.predictions import Predictions, cross_entropy, distances
 
 
 class Divergence(Metric):
@@ -25,10 +25,10 @@ class Divergence(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, model: Predictions, reference: Predictions) -> None:
-        jsd, legacy = both_jsd(model, reference).double().sum(0)
+        jsd, legacy, output_l2 = distances(model, reference).double().sum(0)
         self.jsd += jsd
         self.jsd_legacy += legacy
-        self.output_l2 += over_positions(_l2, model, reference).double().sum()
+        self.output_l2 += output_l2
         same, counts = model.top() == reference.top(), model.positions_per_example()
         self.agreement += same.double().sum()
         self.exact_agreement += ((model.sum_per_example(same.long()) == counts) & (counts > 0)).double().sum()
@@ -110,10 +110,6 @@ def kolmogorov_smirnov(first: Tensor | np.ndarray, second: Tensor | np.ndarray) 
     pair = [torch.as_tensor(values).detach().cpu().double().numpy() for values in (first, second)]
     found = ks_2samp(*pair)
     return {"ks": float(found.statistic), "ks_p": float(found.pvalue), "ks_n": float(len(pair[0]))}
-
-
-def _l2(model: Predictions, reference: Predictions) -> Tensor:
-    return (model.log_probs.exp() - reference.log_probs.exp()).norm(dim=1)
 
 
 def _median(values: Tensor) -> Tensor:

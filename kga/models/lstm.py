@@ -52,7 +52,8 @@ class Encoder(nn.Module):
         embedded = self.dropout(self.embed_tokens(input_ids))
         # Lengths on the CPU: packing asks for that on every device. Without autocast: on a GPU it would make the states
         # half precision whatever precision it is set to, and they would not fit the rest.
-        packed = pack_padded_sequence(embedded.float(), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        embedded = embedded.to(self.lstm.weight_ih_l0.dtype)
+        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         with torch.autocast(embedded.device.type, enabled=False):
             states, _ = self.lstm(packed)
         states, _ = pad_packed_sequence(states, batch_first=True, total_length=input_ids.shape[1])
@@ -146,7 +147,8 @@ class LSTMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hidden, cell = start.permute(1, 2, 0, 3).contiguous()
         embedded = self.dropout(self.get_input_embeddings()(decoder_input_ids))
         with torch.autocast(embedded.device.type, enabled=False):
-            return self.decoder(embedded.float(), (hidden.float(), cell.float()))[0]
+            kind = self.decoder.weight_ih_l0.dtype
+            return self.decoder(embedded.to(kind), (hidden.to(kind), cell.to(kind)))[0]
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Labels [B, T] shifted right behind the start token; -100 becomes padding."""
