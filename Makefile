@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow bench lint
 
 demo: $(READY)
 	$(BIN)/kga
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Speed, memory and scaling against the published loop and a lower bound; writes docs/benchmark.md. BENCH=--quick: a trial.
+bench: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.run $(BENCH)
 
 lint: $(READY)
 	$(BIN)/ruff check kga tests

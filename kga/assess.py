@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kga import ranks
 from kga.data.corpus import input_text
 from kga.data.splits import Split
 from kga.evaluation import evaluate
@@ -62,7 +63,7 @@ def assess(
         "utility": with_floor(utility),
         "forgetting": with_floor(forgetting),
         "score": with_floor(score),
-        "distances": with_floor(inner_distances(study, models, compared)),
+        "distances": with_floor(ranks.from_main(lambda: inner_distances(study, models, compared))),
     } | chosen_by, table
 
 
@@ -86,10 +87,12 @@ def _generate(
         for split, numbers in splits.items():
             utility[name][split] |= numbers
     _add_likeness(models["original"], reported, forgetting)
-    if folder is not None:
+    if folder is not None and ranks.is_main():
         _samples(study, chosen, texts, references).to_parquet(folder / "samples.parquet", index=False)
     found = {"signatures": signatures, "generated": {name: len(split) for name, split in chosen.items()}}
-    return found | ({"word": _word(study, models, texts, chosen["forget"], word)} if word else {})
+    if word:
+        found["word"] = ranks.from_main(lambda: _word(study, models, texts, chosen["forget"], word))
+    return found
 
 
 def _add_likeness(task: TaskModule, texts: Texts, forgetting: dict) -> None:

@@ -11,10 +11,11 @@ from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from kga import config
+from kga import config, ranks
 from kga.data.corpus import Corpus
 from kga.data.splits import Splits
 from kga.errors import UserError
+from kga.hardware import one_device
 from kga.methods.base import Method
 from kga.optim import Optim
 from kga.quiet import quiet_libraries
@@ -32,7 +33,7 @@ def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, fold
     quiet_libraries()
     task = get_class(cfg["task"]["_target_"])
     require_trainer(cfg["trainer"])
-    loggers = [config.build(cfg["logger"], name, save_dir=str(folder)) for name in cfg["logger"]]
+    loggers = [config.build(cfg["logger"], name, save_dir=str(folder)) for name in cfg["logger"] if ranks.is_main()]
     return Study(
         splits,
         task,
@@ -50,9 +51,8 @@ def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, fold
 
 def require_trainer(options: Mapping) -> None:
     """UserError for hardware or precision that Lightning refuses, before anything is trained with it."""
-    arguments = {name: value for name, value in options.items() if name not in ("checkpoint_minutes", "profiler")}
     try:
-        pl.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        pl.Trainer(**one_device(options), logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer.*: {str(error).strip().splitlines()[0]}") from error
 

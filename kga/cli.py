@@ -44,7 +44,7 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
     """
     import hydra
 
-    from kga import config
+    from kga import config, ranks
     from kga.paths import config_dir
 
     config.register()
@@ -55,7 +55,7 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
         try:
             plain = config.resolved(cfg)
             config.check(plain)
-            execute(plain)
+            execute(plain) if plain["forget"].get("list") else ranks.launch(execute, plain)
         except Exception as error:
             if explain(error) is None or os.getpid() != process:
                 raise
@@ -66,17 +66,20 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
 
 def execute(cfg: dict) -> dict | None:
     """One run: the experiment, its report, and what a person reads at the end; or what could be forgotten, listed."""
-    from kga import config, experiment, listing
+    from kga import config, experiment, listing, ranks
     from kga.console import print_result
-    from kga.inputs import texts_of
-    from kga.report.run import evaluated_ids, write_run_report
 
     if cfg["forget"].get("list"):
         return listing.list_candidates(cfg)
     result, folder = experiment.run(cfg)
+    if not ranks.is_main():
+        return None
     report = folder / "report.html"
     # What the report shows can be asked for anew; the result's key does not depend on it.
     if not report.is_file() or cfg["report"]["texts"] is not None:
+        from kga.inputs import texts_of
+        from kga.report.run import evaluated_ids, write_run_report  # draws figures: slow to import
+
         report = write_run_report(folder, texts_of(cfg, evaluated_ids(folder)) if config.shows_texts(cfg) else None)
     print_result(result, report)
     return result

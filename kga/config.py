@@ -16,7 +16,8 @@ from kga.paths import config_dir
 
 # Keys that do not change what a run computes: where it lies, how it is shown, what it runs on.
 IDLE = ("output", "store", "report", "logger", "launcher")
-IDLE_HARDWARE = ("accelerator", "devices", "checkpoint_minutes", "profiler")
+IDLE_HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "checkpoint_minutes", "profiler", "compile")
+STRATEGIES = ("auto", "ddp", "fsdp")  # one process, or several
 ATTACK_KEYS = {"shadows", "bootstrap"}  # of all attacks
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 # Keys that hold a whole number of 1 or more, or null where there is no bound.
@@ -29,7 +30,7 @@ WHOLE_OR_NULL = (
     "task.history_length",
 )
 OPTIM_WHOLE = ("epochs", "batch_size", "bucket")
-OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "patience", "batch_tokens")
+OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "micro_batch_tokens", "patience", "batch_tokens")
 
 
 def per_task(values: Mapping, *, _root_: DictConfig) -> object:
@@ -121,8 +122,16 @@ def _check_attack(options: Mapping) -> None:
 
 def _check_trainer(options: Mapping) -> None:
     """Refuses hardware that runs are not made for."""
-    if options.get("devices", 1) != 1:
-        raise UserError(f"trainer.devices={options['devices']}: a run uses one device; leave it at 1")
+    for name in ("devices", "num_nodes"):
+        _require_whole(f"trainer.{name}", options.get(name, 1), null=False)
+    strategy = options.get("strategy", "auto")
+    one_of("trainer.strategy", strategy, STRATEGIES)
+    if strategy == "auto" and options.get("devices", 1) * options.get("num_nodes", 1) > 1:
+        raise UserError(f"trainer.devices={options['devices']} is more than one process: choose trainer=ddp with it")
+    if strategy == "fsdp" and options.get("accelerator") == "cpu":
+        raise UserError("trainer=fsdp needs GPUs: choose trainer=ddp, or leave out trainer.accelerator=cpu")
+    kind = options.get("frozen_dtype")
+    one_of("trainer.frozen_dtype", kind, (None, "bfloat16", "float32"))
     if str(options.get("precision")).startswith("16"):
         raise UserError(f"trainer.precision={options['precision']} is not supported: use 32-true or bf16-mixed")
 

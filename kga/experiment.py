@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kga import config
+from kga import config, ranks
 from kga.console import note, stage
 from kga.data.corpus import Corpus
 from kga.data.splits import Splits, make_splits
@@ -51,7 +51,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     method, attacks, store = build_method(cfg), build_attacks(cfg), Store(cfg["store"], note)
     splits = _splits(cfg, corpus, lambda sets: build_study(cfg, corpus, sets, store, folder))
     require_inputs(cfg, method, splits)
-    splits.write(folder / "splits.parquet")
+    ranks.from_main(lambda: splits.write(folder / "splits.parquet"))
     study = build_study(cfg, corpus, splits, store, folder)
     method.require(study)
     audit = Audit(study, cfg, attacks, lambda: build_method(cfg))
@@ -83,7 +83,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     evaluated = time.monotonic() - started
     spent, costs = seconds(original, retrained, made), cost(made, moves=method.moves)
     found, scores = audit.run(models, table, costs["request_seconds"])
-    write_examples(table, scores, study, folder / "examples.parquet")
+    ranks.from_main(lambda: write_examples(table, scores, study, folder / "examples.parquet"))
     return {
         "splits": splits.sizes(),
         "cut": study.cut,

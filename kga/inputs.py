@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import disable_progress_bars
 
 from kga import config
 from kga.console import note
 from kga.data.corpus import FIELDS, Corpus, column, input_text
 from kga.data.splits import cut
-from kga.hashing import file_digest, folder_digest, strings_digest
+from kga.hashing import column_digest, file_digest, folder_digest, strings_digest
 
 
 def load_corpus(cfg: Mapping) -> Corpus:
@@ -51,7 +53,7 @@ def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
         *([chosen_by] if isinstance(chosen_by, str) else chosen_by),
     )
     parts = [
-        strings_digest(map(str, column(table, name).to_pylist()))
+        column_digest(column(table, name))
         for table in corpus.splits.values() for name in deciding if name in table.column_names
     ]  # fmt: skip
     for path in (cfg["original"]["path"], cfg["new"]["path"], cfg["forget"].get("path"), cfg["model"].get("name")):
@@ -68,7 +70,8 @@ def texts_of(cfg: Mapping, ids: set[str]) -> dict[str, str]:
     fields = FIELDS[cfg["task"]["name"]][:-1]
     found = {}
     for table in load_corpus(cfg).splits.values():
-        for row in table.select_columns(["id", *fields]):
-            if row["id"] in ids:
-                found[row["id"]] = input_text({field: row[field] for field in fields})
+        wanted = pc.is_in(column(table, "id"), value_set=pa.array(sorted(ids), pa.string()))
+        rows = np.flatnonzero(wanted.to_numpy())
+        for row in table.select_columns(["id", *fields]).select(rows):
+            found[row["id"]] = input_text({field: row[field] for field in fields})
     return found

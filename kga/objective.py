@@ -19,6 +19,10 @@ Step = dict[str, Batch]
 Update = list[Step]
 
 
+class StandIn(dict):
+    """A batch of an example that is another process's: it keeps a process without one in step, and counts nothing."""
+
+
 class Objective:
     """What a task minimises. A method fills a task's slot with one of these.
 
@@ -82,7 +86,10 @@ def backpropagate(
     """
     counts = _total(
         (
-            {name: torch.tensor(float(count)) for name, count in objective.counts(module, step).items()}
+            {
+                name: torch.tensor(float(count)) * (not _void(step, name))
+                for name, count in objective.counts(module, step).items()
+            }
             for step in update
         ),
         reduce,
@@ -91,7 +98,7 @@ def backpropagate(
     measured = _measure(objective, module, update, reduce)
     sums: dict[str, Tensor] = {}
     for step in update:
-        terms = objective.terms(module, step)
+        terms = _terms(objective, module, step)
         seen = {name: reduce(value.detach()) for name, value in terms.items()} | measured
         weights = _derivative(
             objective,
@@ -117,8 +124,18 @@ def _measure(objective: Objective, module, update: Update, reduce) -> dict[str, 
     devices = [module.device] if module.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         return _total(
-            (_keep(objective.terms(module, step), objective.nonlinear) for step in steps), reduce, module.device
+            (_keep(_terms(objective, module, step), objective.nonlinear) for step in steps), reduce, module.device
         )
+
+
+def _terms(objective: Objective, module, step: Step) -> dict[str, Tensor]:
+    """The step's sums; nought, with a gradient of nought, where a batch stands in."""
+    return {name: value * 0 if _void(step, name) else value for name, value in objective.terms(module, step).items()}
+
+
+def _void(step: Step, name: str) -> bool:
+    batches = [step[name]] if name in step else step.values()
+    return any(isinstance(batch, StandIn) for batch in batches)
 
 
 def _keep(terms: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ class Optim:
 
     epochs: passes over the anchor set (the first one an update draws from).
     updates: upper bound on optimiser steps; None leaves it to ``epochs``.
-    batch_size: examples of each drawn batch. micro_batch_size: examples per forward pass (None: all at once).
+    batch_size: examples of each drawn batch. micro_batch_size: examples per forward pass (None: all at once);
+    micro_batch_tokens: number times longest of those (None: no bound). Neither changes a result but by rounding and dropout.
     warmup: updates of linear warm-up; a number below 1 is a share of all updates.
     schedule: "linear" (to 0), "cosine" (to 0), "inverse_sqrt" or "constant" after the warm-up.
     schedule_stretch: the schedule is as long as this many times the updates (the released KGA loop: retain_batches).
@@ -23,6 +24,7 @@ class Optim:
     batch_tokens: instead of ``batch_size``, as many examples of similar length that their number times the longest (tokens
         of input and target) stays within this (supervised training only).
     bucket: batches of similar length are cut from windows of this many batches (1: no sorting by length).
+    fused: AdamW in one kernel; the same numbers but for rounding.
     schedule_start, schedule_total: where a fit stands in a schedule that spans several (None: this fit is all of it).
     """
 
@@ -30,6 +32,7 @@ class Optim:
     updates: int | None = None
     batch_size: int = 32
     micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = None
     lr: float = 5e-5
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
@@ -43,6 +46,7 @@ class Optim:
     label_smoothing: float = 0.0
     batch_tokens: int | None = None
     bucket: int = 50
+    fused: bool = True
     schedule_start: int = 0
     schedule_total: int | None = None
 
@@ -78,9 +82,8 @@ def factor(update: int, optim: Optim, total: int) -> float:
 
 def optimizer_and_schedule(module: torch.nn.Module, optim: Optim, total: int):
     """AdamW over the trainable parameters of ``module`` and its per-update schedule, as Lightning takes them."""
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, optim.weight_decay), lr=optim.lr, betas=optim.betas, eps=optim.eps
-    )
+    groups = parameter_groups(module, optim.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused)
     total, start = optim.schedule_total or total, optim.schedule_start
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: factor(start + update, optim, total))
     return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -13,6 +13,7 @@ ADVICE = (
     "srun. command is available",
     "smaller than the logging interval",
     "resuming from a checkpoint",
+    "recommended to use .*sync_dist",
 )
 
 

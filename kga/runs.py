@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kga import ranks
 from kga.console import note
 from kga.errors import UserError
 
@@ -22,7 +23,10 @@ def run_folder(output: Path | str, task: str, method: str, key: str) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Whoever starts the same run meanwhile waits, and then reads its result."""
+    """Whoever starts the same run meanwhile waits, and then reads its result. Of several processes the first stands for all."""
+    if not ranks.is_main():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -38,6 +42,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 def finished_result(folder: Path) -> dict | None:
     """The result of a completed run, or None."""
+    return ranks.from_main(lambda: _finished(folder))
+
+
+def _finished(folder: Path) -> dict | None:
     path = folder / "result.json"
     if not path.is_file():
         return None
@@ -51,6 +59,7 @@ def recorded(folder: Path, result: dict) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        error = ranks.cause(error)
         reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception_only(error)).strip()
         write_result(folder, result | {"status": "failed", "error": reason})
         raise
@@ -59,6 +68,8 @@ def recorded(folder: Path, result: dict) -> Iterator[None]:
 
 def keep_model(model: Path, folder: Path) -> None:
     """Puts the unlearned model (and its history of updates) beside the result."""
+    if not ranks.is_main():
+        return
     aside = folder / "model.new"
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(model, aside, ignore=shutil.ignore_patterns("manifest.json", "updates.csv", "epoch_ends"))
@@ -70,6 +81,8 @@ def keep_model(model: Path, folder: Path) -> None:
 
 def write_result(folder: Path, result: Mapping) -> None:
     """Writes result.json, strict JSON, by rename."""
+    if not ranks.is_main():
+        return
     path = folder / "result.json"
     aside = path.with_suffix(f".{os.getpid()}.new")
     aside.write_text(json.dumps(_strict(result), indent=1, allow_nan=False))

@@ -5,21 +5,24 @@ import time
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from kga.console import note
 from kga.data.batching import Ordered, supervised
-from kga.data.corpus import column
+from kga.data.corpus import Listed
 from kga.data.encoded import Examples, encode, everything
-from kga.data.splits import Split, Splits
+from kga.data.splits import Split, Splits, unlike
 from kga.errors import UserError
 from kga.evaluation import measure
 from kga.hashing import RECIPE, digest, folder_digest, state_digest
+from kga.keeper import Keeper
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method, Statistic
 from kga.models.ensemble import member_folders
@@ -100,7 +103,7 @@ class Study:
         train = self.splits["train"]
 
         def make(out: Path, work: Path) -> dict:
-            columns = {field: self.splits.strings(train, field) for field in self.task.fields}
+            columns = {field: Listed(self.splits.column(train, field)) for field in self.task.fields}
             self.family.tokenizer(lambda: self.task.texts(columns)).save_pretrained(out / "tokenizer")
             return {}
 
@@ -120,6 +123,10 @@ class Study:
         """A task around a model of this study."""
         return self.task.load(trained.folder, self.max_length, optim or self.optim, **self.task_options)
 
+    def _load_frozen(self, trained: Trained) -> TaskModule:
+        kind = self.hardware.get("frozen_dtype")
+        return self.load(trained).to(getattr(torch, kind) if kind else None)
+
     def examples(self, name: str) -> Examples:
         """The encoded examples of a set."""
         return self.view(self.splits[name])
@@ -137,6 +144,11 @@ class Study:
         other.splits, other.seed, other.label = replace(self.splits, sets=dict(sets)), seed, label
         other.given, other.loggers, other._original = None, (), None
         return other
+
+    def precision(self, frozen: bool = False) -> str:
+        """What arithmetic models are trained and run in: part of the name of all they make. frozen: also what teaches."""
+        kind = self.hardware.get("frozen_dtype") if frozen else None
+        return str(self.hardware.get("precision")) + (f", frozen {kind}" if kind else "")
 
     # Models ----------------------------------------------------------------------------------------------------
 
@@ -183,7 +195,7 @@ class Study:
         recipe = {
             "recipe": RECIPE, "name": name, "settings": dict(wanted.recipe), "weights": wanted.weights,
             "original": original.key, "examples": self.splits.fingerprint(examples), "seed": self.seed,
-            "encoding": self.codec.encoding(), "precision": str(self.hardware.get("precision")),
+            "encoding": self.codec.encoding(), "precision": self.precision(),
         }  # fmt: skip
 
         def make(out: Path, work: Path) -> dict:
@@ -213,8 +225,7 @@ class Study:
         chosen = np.random.default_rng([helper.seed, 4]).random(len(retain)) < helper.retain_share
         extra = retain[chosen]
         if helper.dedupe:
-            texts = column(self.splits.tables["train"], "input_hash").to_pandas()
-            extra = extra[~texts.iloc[extra].isin(texts.iloc[rows]).to_numpy()]
+            extra = unlike(self.splits.tables["train"], extra, rows)
         return extra
 
     def _initial(self, start: str, seed: int, optim: Optim) -> TaskModule:
@@ -263,7 +274,7 @@ class Study:
                 shutil.copytree(work / "epoch_ends", out / "epoch_ends")
             return meta | {"peak_memory_bytes": memory.peak}
 
-        return self.keep(kind, recipe, make, title)
+        return self.keep(kind, recipe, make, title, together=True)
 
     def _plan(
         self, split: Split, *, seed: int | None = None, optim: Optim | None = None, start: str = "pretrained",
@@ -282,16 +293,16 @@ class Study:
             "optim": asdict(optim) | {"stop_epochs": stop_epochs},
             "validation": self.splits.fingerprint(self.splits["validation"]) if optim.patience else None,
             "seed": seed,
-            "precision": str(self.hardware.get("precision")),
+            "precision": self.precision(),
             "epoch_ends": epoch_ends,
         }
         if after or keep_optimizer:
             recipe |= {"after": after.key if after else None, "keep_optimizer": keep_optimizer}
         return module, recipe
 
-    def keep(self, kind: str, recipe: dict, make, title: str) -> Trained:
+    def keep(self, kind: str, recipe: dict, make, title: str, together: bool = False) -> Trained:
         """What ``make`` makes (see ``Store.get``), or has made before; says so, but in a world, of which there are many."""
-        artifact: Artifact = self.store.get(kind, recipe, make)
+        artifact: Artifact = self.store.get(kind, recipe, make, together)
         if artifact.reused and not self.label:
             note(f"{title}: reused from the store")
         return Trained(artifact.path, artifact.key, artifact.meta, artifact.bytes())
@@ -303,7 +314,7 @@ class Study:
         """
         recipe = {
             "recipe": RECIPE, "version": 2, "model": trained.key, "examples": self.splits.fingerprint(split),
-            "encoding": self.codec.encoding(), "precision": str(self.hardware.get("precision")),
+            "encoding": self.codec.encoding(), "precision": self.precision(),
         }  # fmt: skip
 
         def make(out: Path, work: Path) -> dict:
@@ -311,7 +322,7 @@ class Study:
             measure(self.load(trained), self.view(split), self.hardware, batch_size).to_parquet(out / "signals.parquet")
             return {"seconds": time.monotonic() - started}
 
-        return pd.read_parquet(self.store.get("signals", recipe, make).path / "signals.parquet")
+        return pd.read_parquet(self.store.get("signals", recipe, make, together=True).path / "signals.parquet")
 
     # Unlearning ------------------------------------------------------------------------------------------------
 
@@ -346,15 +357,15 @@ class Study:
             "encoding": self.codec.encoding(),
             "sets": {name: self.splits.fingerprint(self.splits[name]) for name in method.needed_splits()},
             "seed": self.seed,
-            "precision": str(self.hardware.get("precision")),
+            "precision": self.precision(frozen=True),
         }
 
         def make(out: Path, work: Path) -> dict:
             frozen = {"original": original, **helpers}
-            loaded = {name: self.load(frozen[name]) for name in method.frozen_models}
+            keeper = Keeper(self, frozen)
+            loaders = {name: partial(self._load_frozen, frozen[name]) for name in method.frozen_models}
             tensors = {name: load_file(found.folder / "tensors.safetensors") for name, found in computed.items()}
-            method.attach(loaded, {name: self.examples(name) for name in method.splits}, tensors)
-            del loaded  # so that models whose predictions are cached can leave memory
+            method.attach(loaders, {name: self.examples(name) for name in method.splits}, tensors, keeper)
             student = self.load(original)
             with PeakMemory() as memory:
                 meta = unlearn(
@@ -366,10 +377,11 @@ class Study:
                 pd.DataFrame(method.history).to_csv(out / "updates.csv", index=False)
             held = sum(model.bytes() for model in method.frozen.values())
             method.frozen.clear()  # the evaluation needs the memory
-            return meta | {"cache_seconds": method.cache_seconds, "peak_memory_bytes": memory.peak, "cache_bytes": held,
+            cached = method.cache_seconds + keeper.saved_seconds
+            return meta | {"cache_seconds": cached, "peak_memory_bytes": memory.peak, "cache_bytes": held,
                            "unlearning": method.outcome()}  # fmt: skip
 
-        return self.keep("unlearned", recipe, make, "A*")
+        return self.keep("unlearned", recipe, make, "A*", together=not method.edits)
 
 
 def _require_positions(module: TaskModule) -> None:

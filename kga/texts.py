@@ -1,14 +1,18 @@
 """The texts that models write for an evaluation, and what those are worth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 
+from kga import ranks
 from kga.console import Advance, progress
 from kga.data.batching import Ordered, in_order
 from kga.data.encoded import Examples
+from kga.hardware import all_devices
+from kga.metrics.gathered import own
 from kga.quiet import quiet_advice
 from kga.tasks.base import TaskModule
 
@@ -19,7 +23,6 @@ def write_texts(
     models: Mapping[str, TaskModule], sets: Mapping[str, Examples], hardware: Mapping, beams: int, batch_size: int
 ) -> Texts:
     """What every model writes for every example of every set, in the sets' own order. beams: 1 is greedy."""
-    arguments = {name: value for name, value in hardware.items() if name not in ("checkpoint_minutes", "profiler")}
     total = len(models) * sum(len(Ordered(examples, batch_size)) for examples in sets.values())
     written: Texts = {name: {} for name in models}
     with progress("Generating", total) as advance:
@@ -27,18 +30,20 @@ def write_texts(
             model.beams = beams
             trainer = pl.Trainer(
                 logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-                use_distributed_sampler=False, callbacks=[_Told(advance)], **arguments,
+                use_distributed_sampler=False, callbacks=[_Told(advance)], **all_devices(hardware),
             )  # fmt: skip
             loaders = [Ordered(examples, batch_size) for examples in sets.values()]
             with quiet_advice():
                 batches = trainer.predict(model, loaders)
             batches = batches if len(loaders) > 1 else [batches]
-            for (split, examples), texts in zip(sets.items(), batches, strict=True):
+            shares = ranks.gather(batches)
+            for (split, examples), *parts in zip(sets.items(), *shares, strict=True):
+                texts = chain.from_iterable(zip(*parts, strict=True))  # ranks take batches by turns
                 written[name][split] = _in_place(texts, list(in_order(examples, batch_size)))
     return written
 
 
-def _in_place(batches: Sequence[list[str]], positions: Sequence[np.ndarray]) -> list[str]:
+def _in_place(batches: Iterable[list[str]], positions: Sequence[np.ndarray]) -> list[str]:
     """The texts of batches of similar length, put back to where their examples stand."""
     texts = [text for batch in batches for text in batch]
     order = np.argsort(np.concatenate(positions), kind="stable")
@@ -61,7 +66,7 @@ def quality(
     signatures: dict[str, str] = {}
     for model, splits in texts.items():
         for split, outputs in splits.items():
-            for metric in task.text_metrics():
+            for metric in map(own, task.text_metrics()):
                 metric.update(outputs, references[split])
                 found = {name: float(value) for name, value in metric.compute().items()}
                 values.setdefault(model, {}).setdefault(split, {}).update(found)

@@ -12,9 +12,11 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save_file
 
+from kga import ranks
 from kga.console import note
 from kga.data.batching import Ordered, Updates
 from kga.errors import UserError
+from kga.hardware import all_devices
 from kga.optim import Optim
 from kga.progress import FitProgress
 from kga.quiet import quiet_advice
@@ -41,12 +43,17 @@ class RunState(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if self._restored is not None:
-            _restore_generators(self._restored["generators"])
+            kept = [self._restored["generators"], *self._restored.get("others", ())]
+            _restore_generators(kept[ranks.rank() % len(kept)])
             self.updates.load_state_dict(self._restored["updates"])
             self._restored = None
+        elif ranks.rank():  # Lightning has seeded all ranks alike; they are to drop different units
+            torch.manual_seed(torch.initial_seed() + ranks.rank())
 
     def state_dict(self) -> dict:
-        return {"seconds": self.seconds, "generators": _generators(), "updates": self.updates.state_dict()}
+        first, *others = ranks.gather(_generators())  # all ranks call this, the first one writes it
+        state = {"seconds": self.seconds, "generators": first, "updates": self.updates.state_dict()}
+        return state | ({"others": others} if others else {})
 
     def load_state_dict(self, state: dict) -> None:
         self.spent, self._restored = state["seconds"], state
@@ -82,8 +89,10 @@ class EpochEnds(pl.Callback):
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: TaskModule) -> None:
+        state = ranks.whole(pl_module.model.state_dict())
+        if not ranks.is_main():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.model.state_dict().items()}
         save_file(state, self.folder / f"epoch-{trainer.current_epoch:04d}.safetensors")
         for old in sorted(self.folder.glob("epoch-*.safetensors"))[:-2]:
             old.unlink()
@@ -104,7 +113,8 @@ class KeepOptimizer(pl.Callback):
             trainer.optimizers[0].load_state_dict({**own, "state": state["state"]})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.save({"state": trainer.optimizers[0].state_dict()["state"]}, self.out / self.FILE)
+        if ranks.is_main():
+            torch.save({"state": trainer.optimizers[0].state_dict()["state"]}, self.out / self.FILE)
 
 
 def fit(
@@ -139,14 +149,19 @@ def fit(
     pl.seed_everything(seed, verbose=False)
     # With deterministic algorithms torch would fill all new memory, a tenth of the time; nothing here reads it unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    if hardware.get("compile"):
+        module.model.compile(dynamic=True)  # in place: names of weights and what is saved stay
     trainer = _trainer(optim, hardware, work, [state, *callbacks, *best, *ending, FitProgress(description)], loggers)
     with quiet_advice():
         try:
-            newest = _newest(work / CHECKPOINTS)
+            newest = ranks.from_main(lambda: _newest(work / CHECKPOINTS))
             trainer.fit(module, updates, validation if best else None, ckpt_path=newest, weights_only=True)
         except SystemExit as exit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from exit
-    if hardware.get("profiler"):
+        finally:
+            module.model._compiled_call_impl = None
+    ranks.barrier()
+    if hardware.get("profiler") and ranks.is_main():
         print(trainer.profiler.summary())
     epochs = trainer.current_epoch
     if best:
@@ -160,11 +175,11 @@ def _trainer(
     optim: Optim, hardware: Mapping, work: Path, callbacks: Sequence[pl.Callback], loggers: Sequence
 ) -> pl.Trainer:
     """Lightning's Trainer with checkpoints at every epoch's end, and every ``checkpoint_minutes`` of the hardware."""
-    arguments, folder = dict(hardware), work / CHECKPOINTS
+    arguments, folder = all_devices(hardware, fit=True), work / CHECKPOINTS
     keep = [
         ModelCheckpoint(folder, "epoch", every_n_epochs=1, enable_version_counter=False, save_on_train_epoch_end=True)
     ]
-    if minutes := arguments.pop("checkpoint_minutes", None):
+    if minutes := hardware.get("checkpoint_minutes"):
         interval = timedelta(minutes=minutes)
         keep.append(ModelCheckpoint(folder, "time", train_time_interval=interval, enable_version_counter=False))
     return pl.Trainer(
@@ -178,6 +193,7 @@ def _trainer(
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
+        profiler=hardware.get("profiler"),
         **arguments,
     )
 

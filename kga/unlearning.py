@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from kga.hardware import one_device
 from kga.methods.base import Method
 from kga.tasks.base import TaskModule
 from kga.training import fit
@@ -25,8 +26,8 @@ def unlearn(
             student, method.stream(seed), optim=method.optim, hardware=hardware, seed=seed, work=work,
             description=description, callbacks=[method, *callbacks], loggers=loggers,
         )  # fmt: skip
-    for name, model in method.frozen.items():
-        model.require_apart_from(student, name)
+    for model in method.frozen.values():
+        model.require_apart_from(student)
     started = time.monotonic()
     with on_device([student, *(model.module for model in method.frozen.values())], hardware, seed):
         method.edit(student)
@@ -36,8 +37,9 @@ def unlearn(
 @contextmanager
 def on_device(modules: Sequence[TaskModule], hardware: Mapping, seed: int) -> Iterator[None]:
     """Modules in eval mode on the device and in the precision of the run, for work outside a fit; random state seeded."""
-    arguments = {name: value for name, value in hardware.items() if name not in ("checkpoint_minutes", "profiler")}
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, **arguments)
+    trainer = pl.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, **one_device(hardware)
+    )  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     for module in modules:
         module.eval().to(trainer.strategy.root_device)

@@ -96,3 +96,19 @@ def test_the_schedule_moves_the_rate_of_both_groups():
         optimizer.step()
         schedule["scheduler"].step()
     assert rates == [pytest.approx([rate, rate]) for rate in (0.05, 0.1, 0.1, 0.05)]
+
+
+def test_the_fused_optimiser_takes_the_same_steps():
+    states = []
+    for fused in (True, False):
+        task = tiny.classifier()
+        (optimizer,), _ = optimizer_and_schedule(task, Optim(lr=1e-2, fused=fused), 4)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(4):
+            for parameter in task.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        assert optimizer.defaults["fused"] is fused
+        states.append(task.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)

@@ -62,7 +62,7 @@ class Quantised(Probe):
             return {split: values for split, values in found.items() if split in REPORTED}
 
         title = f"{TITLES[name]} with weights of {self.bits} bits"
-        return dict(study.keep("quantised", recipe, make, title).meta)
+        return dict(study.keep("quantised", recipe, make, title, together=True).meta)
 
 
 @torch.no_grad()

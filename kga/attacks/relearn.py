@@ -18,7 +18,9 @@ from kga.data.encoded import Examples
 from kga.data.splits import Split
 from kga.errors import UserError, one_of
 from kga.hashing import RECIPE
+from kga.metrics.gathered import gathered
 from kga.metrics.utility import Loss
+from kga.objective import StandIn
 from kga.optim import Optim
 from kga.tasks.base import TaskModule
 from kga.training import fit
@@ -137,7 +139,7 @@ class Relearn(Probe):
             )  # fmt: skip
             return watch.curve | {"seconds": spent["seconds"]}
 
-        meta = study.keep("relearned", recipe, make, f"Relearning of {TITLES[name]}").meta
+        meta = study.keep("relearned", recipe, make, f"Relearning of {TITLES[name]}", together=True).meta
         return {part: values for part, values in meta.items() if part != "seconds"}
 
 
@@ -187,8 +189,10 @@ class Watch(pl.Callback):
     def _values(self, module: TaskModule, name: str) -> dict[str, float]:
         metrics = nn.ModuleList([Loss(), *module.utility_metrics()]).to(module.device)
         for batch in Ordered(self.sets[name], self.batch_size):
+            if isinstance(batch, StandIn):
+                continue
             moved = {key: value.to(module.device) for key, value in batch.items()}
             for dense in (part.dense() for _, part in module.predict(moved).parts()):
                 for metric in metrics:
                     metric.update(dense)
-        return {key: float(value) for metric in metrics for key, value in metric.compute().items()}
+        return {key: float(value) for metric in metrics for key, value in gathered(metric).compute().items()}

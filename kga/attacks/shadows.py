@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kga import ranks
 from kga.attacks.evidence import FORGET, NONMEMBER, RETAIN
 from kga.console import note
 from kga.data.splits import Split, Splits
@@ -133,5 +134,5 @@ def duration(seconds: float) -> str:
 
 def spread(worlds: Sequence[Study]) -> Iterator[Study]:
     """The worlds in an order that differs from process to process: several runs then train different ones at a time."""
-    start = os.getpid() % len(worlds)
+    start = ranks.broadcast(os.getpid()) % len(worlds)
     return iter([*worlds[start:], *worlds[:start]])

@@ -2,12 +2,15 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
+from kga import ranks
 from kga.data.encoded import Examples
-from kga.objective import Batch, Step, Update
+from kga.objective import Batch, StandIn, Step, Update
 from kga.optim import Optim
 
 Draws = Sequence[tuple[str, ...]]
@@ -51,16 +54,25 @@ def in_order(examples: Examples, batch_size: int) -> Iterator[np.ndarray]:
 
 
 class Ordered:
-    """A set in batches of similar length, as Lightning's dataloader."""
+    """A set in batches of similar length, as Lightning's dataloader; of several processes each takes its turn.
+
+    All have equally many: where none is left, an example stands in, which is not to be counted.
+    """
 
     def __init__(self, examples: Examples, batch_size: int) -> None:
         self.examples, self.batch_size = examples, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return -(-len(self.examples) // (self.batch_size * ranks.world_size()))
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.examples.batch(positions) for positions in in_order(self.examples, self.batch_size))
+        own = islice(in_order(self.examples, self.batch_size), ranks.rank(), None, ranks.world_size())
+        taken = 0
+        for positions in own:
+            taken += 1
+            yield self.examples.batch(positions)
+        if taken < len(self):
+            yield StandIn(self.examples.batch(np.arange(1)))
 
 
 @dataclass
@@ -85,6 +97,15 @@ class Stream:
     _drawn: int = -1
     _count: int | None = None
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[N] tokens of each example."""
+        return self.examples.lengths()
+
+    def fresh(self) -> "Stream":
+        """The same stream before its first batch."""
+        return replace(self, passes=0, offset=0, _batches=[], _drawn=-1)
+
     def size(self) -> int:
         """Examples of one pass."""
         return max(1, round(self.share * len(self.examples)))
@@ -93,8 +114,7 @@ class Stream:
         if self.batch_tokens is None:
             return -(-self.size() // self.batch_size)
         if self._count is None:
-            lengths = self.examples.lengths()
-            self._count = len(token_batches(lengths, np.arange(len(lengths)), self.batch_tokens))
+            self._count = len(token_batches(self.lengths, np.arange(len(self.lengths)), self.batch_tokens))
         return self._count
 
     def _rng(self, number: int) -> np.random.Generator:
@@ -106,7 +126,7 @@ class Stream:
             chooser = self._rng(self.passes + 1_000_003 if self.redraw else 1_000_003)
             order = np.sort(chooser.choice(len(order), self.size(), replace=False))
         rng = self._rng(self.passes)
-        order, lengths = rng.permutation(order), self.examples.lengths()
+        order, lengths = rng.permutation(order), self.lengths
         if self.batch_tokens is None:
             self._batches = bucketed(lengths, order, self.batch_size, self.bucket, rng)
         else:
@@ -131,7 +151,8 @@ class Updates:
     with a batch of each of two sets. ``update -> draws``, counted from 0 over all epochs, so that phases are possible.
     anchor: an epoch is one pass over this set (None: the first set drawn); the others go on where they were.
     length: updates of an epoch, where a method has its own plan of passes.
-    micro_batch_size: steps are cut into several of at most this many examples per set.
+    micro_batch_size: steps are cut into several of at most this many examples per set; micro_batch_tokens: of so many that
+    their number times the longest stays within this (an example may be longer).
     aligned: the sets of a step give as many examples as its first, so that example meets example.
     batch_tokens: batches by tokens instead of ``batch_size``, see ``token_batches``.
     partners: {(first, second): [len(first)] positions} pairs the second set's batch with the first's.
@@ -152,8 +173,9 @@ class Updates:
         aligned: bool = False,
         batch_tokens: int | None = None,
         length: int | None = None,
+        micro_batch_tokens: int | None = None,
     ) -> None:
-        self.length = length
+        self.length, self.micro_batch_tokens = length, micro_batch_tokens
         self.sets, self.draws, self.micro_batch_size = dict(sets), draws, micro_batch_size
         self.partners, self.anchor, self.aligned = dict(partners or {}), anchor, aligned
         self.streams = {
@@ -184,17 +206,50 @@ class Updates:
         self.done = 0
 
     def _steps(self, names: tuple[str, ...]) -> Iterator[Step]:
+        positions = self._draw(names, self.streams)
+        size = self._micro(positions)
+        longest = max(len(chosen) for chosen in positions.values())
+        for start in range(0, -(-longest // ranks.world_size()), size):
+            step = {name: self._part(name, chosen, start, size) for name, chosen in positions.items()}
+            yield {name: batch for name, batch in step.items() if batch is not None}
+
+    def _part(self, name: str, chosen: np.ndarray, start: int, size: int) -> Batch | None:
+        """This process's share of a piece of a drawn batch: of several processes each takes every so-manieth example.
+
+        An example stands in where only others have some, None where nobody has.
+        """
+        own, first = (chosen[rank :: ranks.world_size()][start : start + size] for rank in (ranks.rank(), 0))
+        if len(own):
+            return self.sets[name].batch(own)
+        return StandIn(self.sets[name].batch(first[:1])) if len(first) else None
+
+    def _draw(self, names: tuple[str, ...], streams: Mapping[str, Stream]) -> dict[str, np.ndarray]:
+        """Positions of one step's batches, by set."""
         positions: dict[str, np.ndarray] = {}
         for name in names:
             partner = self.partners.get((names[0], name))
-            positions[name] = self.streams[name].next() if partner is None else partner[positions[names[0]]]
+            positions[name] = streams[name].next() if partner is None else partner[positions[names[0]]]
             if self.aligned:
                 positions[name] = np.resize(positions[name], len(positions[names[0]]))
+        return positions
+
+    def _micro(self, positions: Mapping[str, np.ndarray]) -> int:
+        """Examples per set and forward pass of one step."""
         size = self.micro_batch_size or max(len(chosen) for chosen in positions.values())
-        longest = max(len(chosen) for chosen in positions.values())
-        for start in range(0, longest, size):
-            parts = {name: chosen[start : start + size] for name, chosen in positions.items()}
-            yield {name: self.sets[name].batch(part) for name, part in parts.items() if len(part)}
+        if self.micro_batch_tokens is None:
+            return size
+        longest = max(int(self.streams[name].lengths[chosen].max()) for name, chosen in positions.items())
+        return max(1, min(size, self.micro_batch_tokens // max(1, longest)))
+
+    def planned(self, updates: int) -> dict[str, np.ndarray]:
+        """Ascending positions of each set that the first ``updates`` updates draw, without making their batches."""
+        streams = {name: stream.fresh() for name, stream in self.streams.items()}
+        drawn: dict[str, list[np.ndarray]] = {}
+        for update in range(updates):
+            for names in self.draws(update):
+                for name, positions in self._draw(names, streams).items():
+                    drawn.setdefault(name, []).append(positions)
+        return {name: np.unique(np.concatenate(parts)) for name, parts in drawn.items()}
 
     def state_dict(self) -> dict:
         return {
@@ -218,4 +273,5 @@ def train_only(update: int) -> Draws:
 def supervised(examples: Examples, optim: Optim, seed: int) -> Updates:
     """The updates of plain supervised training on a set."""
     sizes = (optim.batch_size, seed, optim.micro_batch_size, optim.bucket)
-    return Updates({"train": examples}, train_only, *sizes, batch_tokens=optim.batch_tokens)
+    tokens = dict(batch_tokens=optim.batch_tokens, micro_batch_tokens=optim.micro_batch_tokens)
+    return Updates({"train": examples}, train_only, *sizes, **tokens)

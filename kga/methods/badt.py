@@ -41,7 +41,7 @@ class BadT(ForgetRetain):
         forget_share: float | None = None,
         retain_batches: int = 1,
         optim: Optim | Mapping | None = None,
-        cache: str = "exact",
+        cache: str = "auto",
     ) -> None:
         super().__init__(retain_batches=retain_batches, retain_loss="kl", optim=optim, cache=cache)
         one_of("method.bad_teacher", bad_teacher, (*STARTS, "uniform"))
@@ -60,8 +60,8 @@ class BadT(ForgetRetain):
     def stream_options(self) -> dict:
         return {"share": {"retain": self.retain_sample}}
 
-    def attach(self, frozen: Mapping, sets: Mapping[str, Examples], statistics: Mapping | None = None) -> "BadT":
-        super().attach(frozen, sets, statistics)
+    def attach(self, frozen: Mapping, sets: Mapping[str, Examples], *more: object, **options: object) -> "BadT":
+        super().attach(frozen, sets, *more, **options)
         forget, retain = len(sets["forget"]), self.stream(0).streams["retain"].size()
         self.gamma = forget / (forget + retain) if self.forget_share is None else self.forget_share
         self.alpha = 1 - self.gamma

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 from kga.console import note
 from kga.data.batching import Draws, Updates
 from kga.data.encoded import Examples
-from kga.errors import one_of
+from kga.errors import UserError
+from kga.methods.caches import Keep, Mode, chosen, in_memory, parsed, readable, require_cacheable
 from kga.methods.frozen import Frozen
 from kga.objective import Objective, Supervised
 from kga.optim import Optim
@@ -65,7 +67,9 @@ class Method(pl.Callback, Objective):
     teachers: the frozen models it needs ("original", or a helper's name), and the sets that each predicts on.
     splits: names of the sets it draws from. derived: sets that it makes itself from those (``derive``).
     anchor: the set whose pass is an epoch (None: the first one drawn). optim: how the student is updated.
-    cache: "exact" keeps what frozen models predict and lets them leave memory, "none" runs them at every update.
+    cache: how what frozen models predict is kept, so that they leave memory (see ``kga.methods.caches``): "none" (they run at
+    every update), "exact", "hidden", "topk" or "auto". top_classes: whether its losses need no more of a frozen model than
+    KL(frozen || student), which "topk" can tell.
     """
 
     start: str = "original"
@@ -75,16 +79,23 @@ class Method(pl.Callback, Objective):
     splits: tuple[str, ...] = ("forget", "retain")
     derived: tuple[str, ...] = ()
     anchor: str | None = None
-    cache: str = "exact"
+    cache: str = "auto"
+    top_classes: bool = False
 
-    def __init__(self, optim: Optim | Mapping | None = None, cache: str = "exact") -> None:
+    def __init__(self, optim: Optim | Mapping | None = None, cache: str = "auto") -> None:
         super().__init__()
-        one_of("method.cache", cache, ("exact", "none"))
         self.cache = cache
+        if parsed(cache).name == "topk" and not self.top_classes:
+            raise UserError(
+                f"method.cache={cache} holds the likeliest classes, of which this loss needs more: set method.cache=auto or none"
+            )
         self.optim = optim if isinstance(optim, Optim) else Optim(**(optim or {}))
         self.frozen: dict[str, Frozen] = {}
         self.sets: dict[str, Examples] = {}
         self.statistics_found: dict[str, dict[str, Tensor]] = {}
+        self.keep: Keep = in_memory
+        self.drawn: dict[str, np.ndarray] = {}  # positions that the planned updates draw, by set; without a set: all
+        self.kept: dict[str, object] = {}
         self.history: list[dict[str, float]] = []
         self.stopped: str | None = None
         self.cache_seconds = 0.0
@@ -111,6 +122,7 @@ class Method(pl.Callback, Objective):
 
     def require(self, study: "Study") -> None:
         """UserError for settings that a study can't carry; called before anything is trained."""
+        require_cacheable(parsed(self.cache), study.codec.cacheable(self.view))
 
     def draws(self, update: int) -> Draws:
         """What an update consists of (counted from 0), see ``Updates``."""
@@ -131,6 +143,7 @@ class Method(pl.Callback, Objective):
             optim.micro_batch_size,
             optim.bucket,
             anchor=self.anchor,
+            micro_batch_tokens=optim.micro_batch_tokens,
             **self.stream_options(),
         )
 
@@ -142,18 +155,23 @@ class Method(pl.Callback, Objective):
 
     def attach(
         self,
-        frozen: Mapping[str, TaskModule],
+        frozen: Mapping[str, TaskModule | Callable[[], TaskModule]],
         sets: Mapping[str, Examples],
         statistics: Mapping[str, dict[str, Tensor]] | None = None,
+        keep: Keep = in_memory,
     ) -> "Method":
-        """Gives the method its frozen models, its sets and its statistics. Returns the method."""
+        """Gives the method its frozen models (or what loads them), its sets, its statistics and a place for caches.
+
+        Returns the method.
+        """
         given = statistics or {}
         missing = [name for name in self.frozen_models if name not in frozen]
         missing += [name for name in self.splits if name not in sets]
         missing += [name for name in self.statistics() if name not in given]
         if missing:
             raise ValueError(f"{type(self).__name__} needs {', '.join(missing)}: pass them to attach")
-        self.frozen = {name: Frozen(frozen[name]) for name in self.frozen_models}
+        self.frozen = {name: Frozen(frozen[name], name) for name in self.frozen_models}
+        self.keep = keep
         self.sets, self.statistics_found = dict(sets), dict(given)
         self.sets |= {name: self.derive(name) for name in self.derived}
         return self
@@ -162,8 +180,8 @@ class Method(pl.Callback, Objective):
         """Fills the slot and brings the method's optimiser, before a strategy wraps the module."""
         if stage != "fit":
             return
-        for name, model in self.frozen.items():
-            model.require_apart_from(pl_module, name)
+        for model in self.frozen.values():
+            model.require_apart_from(pl_module)
         pl_module.objective, pl_module.optim = self, self.optim
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: TaskModule) -> None:
@@ -171,6 +189,8 @@ class Method(pl.Callback, Objective):
         for model in self.frozen.values():
             model.to(pl_module.device)
         updates = int(trainer.estimated_stepping_batches)
+        trainer.fit_loop.setup_data()  # a Trainer with a number of steps has not asked for its stream yet
+        self.drawn = {"retain": trainer.train_dataloader.planned(updates).get("retain")}
         started = time.monotonic()
         with trainer.precision_plugin.forward_context(), torch.no_grad():
             self.prepare(pl_module, updates)
@@ -178,22 +198,48 @@ class Method(pl.Callback, Objective):
 
     def prepare(self, module: TaskModule, updates: int) -> None:
         """Called once before the first update, on the student's device, without gradients: caches, first values."""
-        if self.cache == "exact":
-            self.fill_caches(updates)
+        if not self.frozen or parsed(self.cache).name == "none":
+            return
+        training = module.model.training
+        module.model.eval()
+        if (mode := self._mode(module)).name != "none":
+            self.fill_caches(module, mode)
+        module.model.train(training)
 
-    def fill_caches(self, updates: int) -> None:
-        """Keeps what frozen models predict; one that has nothing left to predict leaves memory.
+    def _mode(self, module: TaskModule) -> Mode:
+        """How predictions are kept; "auto" picks what is smaller, and says so."""
+        names = [(model, name) for model, sets in self.teachers.items() for name in sets]
+        some = self.sets["forget"].take(np.arange(min(8, len(self.sets["forget"]))))
+        batch = {name: value.to(module.device) for name, value in some.batch(np.arange(len(some))).items()}
+        sample = module.predict(batch, self.view)
+        each = len(sample.targets) / max(1, some.lengths().sum())
+        positions = sum(each * self.cached_set(name).lengths().sum() for _, name in names)
+        mode, size = chosen(parsed(self.cache), sample, positions, len(names), module.cacheable(self.view))
+        if self.cache == "auto" and module.cacheable(self.view) and (size > 1e9 or mode.name == "none"):
+            note(f"predictions of frozen models: method.cache=auto chose {mode.name}, about {readable(size)}")
+        self.kept = {"cache": mode.name}
+        return mode
 
-        Predictions on D_r are kept where more is drawn than it holds: else that would cost more than it saves.
-        """
-        names = [name for update in range(updates) for step in self.draws(update) for name in step]
-        once = names.count("retain") * self.optim.batch_size <= len(self.sets.get("retain", ()))
+    def cached_set(self, name: str) -> Examples:
+        """The examples of a set that frozen models predict on: of D_r those that are drawn."""
+        drawn = self.drawn.get(name)
+        return self.sets[name] if drawn is None else self.sets[name].take(drawn)
+
+    def fill_caches(self, module: TaskModule, mode: Mode) -> None:
+        """Keeps what frozen models predict; they leave memory one after the other."""
         for name, sets in self.teachers.items():
-            kept = [of for of in sets if not (once and of == "retain")]
-            for of in kept:
-                self.frozen[name].cache(of, self.sets[of], self.view)
-            if len(kept) == len(sets):
-                self.frozen[name].drop_model()
+            self.keep_predictions(name, sets, module, mode)
+            self.frozen[name].drop_model()
+
+    def keep_predictions(self, name: str, sets: Sequence[str], module: TaskModule, mode: Mode) -> None:
+        """Keeps what one frozen model predicts on some sets; notes the error of "topk" against the student."""
+        for of in sets:
+            table = self.frozen[name].cache(of, self.cached_set(of), self.view, mode, self.keep, module)
+            if "error" in table.tensors:
+                self.kept |= {
+                    f"topk_tail_{of}": float(table.tensors["tail"]),
+                    f"topk_error_{of}": float(table.tensors["error"]),
+                }
 
     def edit(self, module: TaskModule) -> None:
         """Changes the student's weights once, on its device, in eval mode. For methods that declare ``edits``."""
@@ -233,7 +279,7 @@ class Method(pl.Callback, Objective):
 
     def outcome(self) -> dict:
         """What the result says of the unlearning itself, beside its models: a method adds its own findings."""
-        return {"updates": len(self.history), "stopped": self.stopped}
+        return {"updates": len(self.history), "stopped": self.stopped, **self.kept}
 
     def state_dict(self) -> dict:
         return {"history": [dict(row) for row in self.history], "stopped": self.stopped}

@@ -22,6 +22,8 @@ class ForgetRetain(Method):
     retain_loss: "ce" (cross-entropy on the truth) or "kl" (KL(A_D || A*), needs A_D frozen).
     """
 
+    top_classes = True
+
     def __init__(
         self,
         alpha: float = 1.0,
@@ -29,7 +31,7 @@ class ForgetRetain(Method):
         retain_batches: int = 1,
         retain_loss: str = "ce",
         optim: Optim | Mapping | None = None,
-        cache: str = "exact",
+        cache: str = "auto",
     ) -> None:
         super().__init__(optim, cache)
         one_of("method.retain_loss", retain_loss, ("ce", "kl"))

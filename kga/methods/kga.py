@@ -1,6 +1,6 @@
 """Knowledge gap alignment (Wang et al., ACL 2023, arXiv 2305.06535)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kga.console import note
-from kga.data.batching import Draws, in_order
-from kga.data.encoded import Examples
+from kga.data.batching import Draws
 from kga.errors import UserError, one_of
 from kga.methods.base import Helper, Method
+from kga.methods.caches import Mode, Rows, passes, top_classes
 from kga.methods.pairing import label_partners, ranked_partners
 from kga.objective import Batch, Step
 from kga.optim import Optim
@@ -69,6 +69,15 @@ class Helpers:
     optim: dict = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Gaps of some examples: [B] summed over the positions of each, [B] how many those are, and the number of classes."""
+
+    total: Tensor
+    count: Tensor
+    classes: int
+
+
 class KGA(Method):
     """L = gap_weight * penalty(a - g) + alpha * r, where
 
@@ -89,7 +98,7 @@ class KGA(Method):
     gap_penalty: "abs", "squared", "huber" or "hinge" (only a < g is penalised).
     retain_batches: batches of D_r per update (K). retain_sample: share of D_r they come from; retain_redraw: drawn anew
         for every pass. student_dropout: whether A*'s dropout is on. anchor: set whose pass is an epoch.
-    cache: "exact" keeps what frozen models predict and lets them leave memory, "none" runs them at every update.
+    cache: how predictions of frozen models are kept (see ``Method``). Of D_n one gap per example is all that is kept.
 
     The sign of a - g alone gives the direction (the size of the mismatch never scales the step): a < g pushes A* away
     from A_f. With a > g at the start the loss would pull A* towards the model that memorised D_f: that is warned of.
@@ -115,14 +124,14 @@ class KGA(Method):
         retain_redraw: bool = False,
         student_dropout: bool = True,
         anchor: str = "forget",
-        cache: str = "exact",
+        cache: str = "auto",
         stop: Stop | Mapping | None = None,
         helpers: Helpers | Mapping | None = None,
         optim: Optim | Mapping | None = None,
     ) -> None:
+        self.kl_forget, self.kl_new, self.kl_retain = kl_forget, kl_new, kl_retain
         super().__init__(optim, cache)
         self.alpha, self.gap_weight = alpha, gap_weight
-        self.kl_forget, self.kl_new, self.kl_retain = kl_forget, kl_new, kl_retain
         self.reduction, self.view, self.gap_level = reduction, view, gap_level
         self.pairing, self.gap_penalty = pairing, gap_penalty
         self.retain_batches, self.retain_sample, self.retain_redraw = retain_batches, retain_sample, retain_redraw
@@ -142,7 +151,7 @@ class KGA(Method):
         self.nonlinear = ("forget", "new") if gap_level in ("dataset_mean", "batch") else ()
         self.g, self.a0, self.first_error = None, None, None
         self.average: dict[str, float] = {}
-        self._paired: list[tuple[float, float, int]] = []
+        self._new_gaps: tuple[Rows, Mapping[str, Tensor]] | None = None
 
     # Declarations ----------------------------------------------------------------------------------------------
 
@@ -177,10 +186,15 @@ class KGA(Method):
 
     # Before the first update -----------------------------------------------------------------------------------
 
+    @property
+    def top_classes(self) -> bool:
+        return {self.kl_forget, self.kl_new, self.kl_retain} == {"teacher_student"}
+
     def prepare(self, module: TaskModule, updates: int) -> None:
         module.dropout = self.student_dropout
         super().prepare(module, updates)
-        self.g = self._mean_gap(self.sets["new"], self._new_gap, module.device)
+        if self.g is None:  # nothing was kept
+            self._g_from(self._gaps_of_new(Mode("none")))
         if self.a0 is None:
             self.a0 = self.full_gap(module)
             if self.a0 > self.g and self.gap_weight:
@@ -189,23 +203,45 @@ class KGA(Method):
                     "term will pull it towards A_f at first. Check the helpers (method.helpers.*)."
                 )
 
+    def fill_caches(self, module: TaskModule, mode: Mode) -> None:
+        recipe = {"what": "gap", "kl": self.kl_new, "view": self.view, **(mode.recipe() if mode.k else {})}
+        pair, new = ("original", "new_helper"), self.sets["new"]
+        tensors = self.keep(recipe, pair, new, lambda: self._gaps_of_new(mode))
+        self._g_from(tensors)
+        self._new_gaps = Rows(new), tensors
+        self.frozen["new_helper"].drop_model()
+        self.keep_predictions("original", ("retain",), module, mode)
+        self.frozen["original"].drop_model()
+        self.keep_predictions("forget_helper", ("forget",), module, mode)
+        self.frozen["forget_helper"].drop_model()
+
+    @torch.no_grad()
+    def _gaps_of_new(self, mode: Mode) -> dict[str, Tensor]:
+        """The gap of A_D and A_n for each example of D_n: summed over its positions, and how many those are."""
+        new = self.sets["new"]
+        total, count = torch.zeros(len(new), dtype=torch.float64), torch.zeros(len(new), dtype=torch.int64)
+        for positions, batch in passes(new, self.frozen["original"].device):
+            gap = self._live_gap(batch, mode.k)
+            where = torch.from_numpy(positions)
+            total[where], count[where] = gap.total.double().cpu(), gap.count.cpu()
+        return {"total": total, "count": count, "classes": torch.tensor(gap.classes)}
+
+    def _g_from(self, tensors: Mapping[str, Tensor]) -> None:
+        gap = Gap(tensors["total"], tensors["count"], int(tensors["classes"]))
+        units = gap.count.sum() if UNITS[self.reduction] == "position" else len(gap.count)
+        self.g = float(self._reduced(gap) / units)
+
     @torch.no_grad()
     def full_gap(self, module: TaskModule) -> float:
         """a over all of D_f, the student in eval mode."""
-        training = module.model.training
+        training, total, units = module.model.training, 0.0, 0
         module.model.eval()
-        gap = self._mean_gap(self.sets["forget"], lambda batch: self._forget_gap(module, batch), module.device)
-        module.model.train(training)
-        return gap
-
-    def _mean_gap(self, examples: Examples, gap: Callable, device: torch.device) -> float:
-        total, count = 0.0, 0
-        for positions in in_order(examples, 256):
-            batch = {name: value.to(device) for name, value in examples.batch(positions).items()}
-            values, predictions = gap(batch)
+        for _, batch in passes(self.sets["forget"], module.device):
+            values, predictions = self._forget_gap(module, batch)
             total += float(self._sum(values, predictions))
-            count += _units(UNITS[self.reduction], predictions)
-        return total / count
+            units += len(predictions.targets) if UNITS[self.reduction] == "position" else predictions.size
+        module.model.train(training)
+        return total / units
 
     # The loss --------------------------------------------------------------------------------------------------
 
@@ -215,16 +251,19 @@ class KGA(Method):
             student = module.predict(batch, self.view)
             teacher = self.frozen["original"].predict(batch, self.view, "retain")
             return {"retain": self._sum(divergence(self.kl_retain, teacher, student), student)}
-        gaps = {}
-        if "forget" in step:
-            gaps["forget"] = self._forget_gap(module, step["forget"])
-        if (
-            "new" in step
-        ):  # absent for dataset_mean, and from micro-batches that the smaller of two batches does not fill
-            gaps["new"] = self._new_gap(step["new"])
-        if self.gap_level in ("dataset_mean", "batch"):
-            return {name: self._sum(*gap) for name, gap in gaps.items()}
-        return {"forget": self._paired_penalty(*gaps["forget"], self._per_example(*gaps["new"]))}
+        new = (
+            self._new_gap(step["new"]) if "new" in step else None
+        )  # micro-batches that the smaller batch does not fill
+        if self.gap_level in ("example", "token"):
+            return self._paired_terms(*self._forget_gap(module, step["forget"]), self._per_example(new))
+        found = {"forget": self._sum(*self._forget_gap(module, step["forget"]))} if "forget" in step else {}
+        return found if new is None else found | {"new": self._reduced(new)}
+
+    def counts(self, module: TaskModule, step: Step) -> dict[str, int]:
+        counts = super().counts(module, step)
+        if self.gap_level in ("example", "token") and "forget" in step:
+            counts |= dict.fromkeys(("a", "g"), module.count(step["forget"], "example", self.view))
+        return counts
 
     def combine(self, means: dict[str, Tensor]) -> Tensor:
         gap = means["forget"]
@@ -238,10 +277,21 @@ class KGA(Method):
         teacher = self.frozen["forget_helper"].predict(batch, self.view, "forget")
         return divergence(self.kl_forget, teacher, student), student
 
-    def _new_gap(self, batch: Batch) -> tuple[Tensor, Predictions]:
-        original = self.frozen["original"].predict(batch, self.view, "new")
-        helper = self.frozen["new_helper"].predict(batch, self.view, "new")
-        return divergence(self.kl_new, helper, original), original
+    def _new_gap(self, batch: Batch) -> "Gap":
+        """The gaps of a batch of D_n, which no update changes: looked up where they are kept."""
+        if self._new_gaps is None:
+            return self._live_gap(batch)
+        rows, tensors = self._new_gaps
+        slots, device = rows.slots(batch), batch["index"].device
+        total, count = (tensors[name][slots].to(device) for name in ("total", "count"))
+        return Gap(total.float(), count, int(tensors["classes"]))
+
+    def _live_gap(self, batch: Batch, k: int = 0) -> "Gap":
+        """The same from A_D and A_n. k: of A_n only the k most probable classes, as on D_f where that is all that is kept."""
+        original = self.frozen["original"].predict(batch, self.view)
+        helper = self.frozen["new_helper"].predict(batch, self.view)
+        values = divergence(self.kl_new, top_classes(helper, k) if k else helper, original)
+        return Gap(original.sum_per_example(values), original.positions_per_example(), original.classes)
 
     def _sum(self, values: Tensor, predictions: Predictions) -> Tensor:
         """[P] values summed so that division by the count of units gives the reduction."""
@@ -251,16 +301,21 @@ class KGA(Method):
             return values.sum() / predictions.classes
         return values.sum()
 
-    def _per_example(self, values: Tensor, predictions: Predictions) -> Tensor:
-        summed = self.reduction in ("seq_sum", "legacy_batchmean_padded")
-        return predictions.sum_per_example(values) if summed else predictions.mean_per_example(values)
+    def _reduced(self, gap: "Gap") -> Tensor:
+        """The same sum of gaps per example."""
+        if self.reduction == "seq_mean":
+            return (gap.total / gap.count.clamp(min=1)).sum()
+        return gap.total.sum() / (gap.classes if self.reduction == "legacy_mean" else 1)
 
-    def _paired_penalty(self, values: Tensor, student: Predictions, target: Tensor) -> Tensor:
-        own = self._per_example(values, student)
-        self._paired.append((float(own.sum().detach()), float(target.sum()), student.size))
-        if self.gap_level == "token":
-            return self._penalty(values - target[student.example]).sum()
-        return self._penalty(own - target).sum()
+    def _per_example(self, gap: "Gap") -> Tensor:
+        summed = self.reduction in ("seq_sum", "legacy_batchmean_padded")
+        return gap.total if summed else gap.total / gap.count.clamp(min=1)
+
+    def _paired_terms(self, values: Tensor, student: Predictions, target: Tensor) -> dict[str, Tensor]:
+        """The penalty of each pair, and beside it, for the record, both gaps."""
+        own = self._per_example(Gap(student.sum_per_example(values), student.positions_per_example(), student.classes))
+        each = values - target[student.example] if self.gap_level == "token" else own - target
+        return {"forget": self._penalty(each).sum(), "a": own.sum().detach(), "g": target.sum()}
 
     def _penalty(self, difference: Tensor) -> Tensor:
         if self.gap_penalty == "squared":
@@ -288,9 +343,7 @@ class KGA(Method):
     def _gaps(self, means: dict[str, float]) -> tuple[float, float]:
         if self.gap_level in ("dataset_mean", "batch"):
             return means["forget"], means.get("new", self.g)
-        own, target, count = (sum(column) for column in zip(*self._paired, strict=True))
-        self._paired.clear()
-        return own / count, target / count
+        return means["a"], means["g"]
 
     def _aligned(self, module: TaskModule, a: float, g: float) -> bool:
         stop, update = self.stop, len(self.history)
@@ -316,7 +369,3 @@ class KGA(Method):
 
 def _forget_unit(gap_level: str, reduction: str) -> str:
     return {"example": "example", "token": "position"}.get(gap_level, UNITS[reduction])
-
-
-def _units(unit: str, predictions: Predictions) -> int:
-    return len(predictions.targets) if unit == "position" else predictions.size

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from kga.data.batching import in_order
 from kga.data.encoded import Examples
+from kga.methods.caches import Keep, Rows, in_memory, passes
 from kga.methods.frozen import Frozen
 from kga.objective import Batch
 from kga.predictions import Predictions
@@ -23,27 +23,25 @@ class Reference:
 
     def __init__(self, view: str = "scored") -> None:
         self.view = view
-        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[str, tuple[Rows, Tensor]] = {}
 
-    @torch.no_grad()
-    def keep(self, model: Frozen, of: str, examples: Examples, batch_size: int = 256) -> None:
+    def keep(self, model: Frozen, of: str, examples: Examples, keep: Keep = in_memory) -> None:
         """Computes the numbers of the set named ``of`` once, in batches of similar length, on the model's device."""
-        device = next(model.module.parameters()).device
-        index, values = [], []
-        for positions in in_order(examples, batch_size):
-            batch = {name: value.to(device) for name, value in examples.batch(positions).items()}
-            index.append(batch["index"])
-            values.append(log_likelihood(model.predict(batch, self.view)))
-        numbers, order = torch.cat(index).sort()
-        self._kept[of] = numbers, torch.cat(values)[order]
+
+        @torch.no_grad()
+        def make() -> dict[str, Tensor]:
+            found = torch.empty(len(examples))
+            for positions, batch in passes(examples, next(model.module.parameters()).device):
+                found[torch.from_numpy(positions)] = log_likelihood(model.predict(batch, self.view)).float().cpu()
+            return {"log_likelihood": found}
+
+        recipe = {"what": "log-likelihood", "view": self.view}
+        self._kept[of] = Rows(examples), keep(recipe, (model.name,), examples, make)["log_likelihood"]
 
     @torch.no_grad()
     def __call__(self, model: Frozen, batch: Batch, of: str) -> Tensor:
         """[B] s(x) of the examples of a batch that was drawn from the set ``of``."""
         if of not in self._kept:
             return log_likelihood(model.predict(batch, self.view, of))
-        numbers, values = self._kept[of]
-        slots = torch.searchsorted(numbers, batch["index"]).clamp(max=len(numbers) - 1)
-        if not bool((numbers[slots] == batch["index"]).all()):
-            raise RuntimeError(f"a batch holds an example that is not among those kept of the set {of!r}")
-        return values[slots]
+        rows, values = self._kept[of]
+        return values[rows.slots(batch)].to(batch["index"].device)

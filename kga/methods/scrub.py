@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kga import ranks
 from kga.data.batching import Draws, in_order
 from kga.data.encoded import Examples
 from kga.errors import UserError
@@ -51,7 +52,7 @@ class Scrub(Method):
         retain_sample: float = 0.3,
         rewind: bool = False,
         optim: Optim | Mapping | None = None,
-        cache: str = "exact",
+        cache: str = "auto",
     ) -> None:
         super().__init__(optim, cache)
         if not 1 <= max_epochs <= epochs:
@@ -68,8 +69,8 @@ class Scrub(Method):
 
     # The plan --------------------------------------------------------------------------------------------------
 
-    def attach(self, frozen: Mapping, sets: Mapping[str, Examples], statistics: Mapping | None = None) -> "Scrub":
-        super().attach(frozen, sets, statistics)
+    def attach(self, frozen: Mapping, sets: Mapping[str, Examples], *more: object, **options: object) -> "Scrub":
+        super().attach(frozen, sets, *more, **options)
         streams = self.stream(0).streams
         self.plan = [
             (epoch, name)
@@ -141,7 +142,8 @@ class Scrub(Method):
             return
         file = _weights_file(module.trainer, update)
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: p.detach().cpu().clone() for name, p in module.model.named_parameters()}, file)
+        if ranks.is_main():
+            save_file({name: p.detach().cpu().clone() for name, p in module.model.named_parameters()}, file)
         errors = {f"{name}_error": self.error(module, name) for name in ("forget", "new")}
         self.ends.append({"epoch": self.planned(max(0, update - 1))[0], "update": update, **errors})
 
@@ -159,6 +161,7 @@ class Scrub(Method):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: TaskModule) -> None:
         if self.rewind:
+            ranks.barrier()
             target = self.ends[-1]["new_error"]
             self.rewound = min(reversed(self.ends), key=lambda end: abs(end["forget_error"] - target))
             pl_module.model.load_state_dict(load_file(_weights_file(trainer, self.rewound["update"])), strict=False)

@@ -19,6 +19,7 @@ class Undial(ForgetRetain):
     """
 
     teachers = {"original": ("forget",)}  # noqa: RUF012
+    top_classes = False
 
     def __init__(self, beta: float = 10.0, alpha: float = 0.0, **options: object) -> None:
         super().__init__(alpha, **options)

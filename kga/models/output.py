@@ -23,6 +23,32 @@ class OutputLayer:
         self.bias: Tensor | None = getattr(model, "final_logits_bias", None)
         self.classes: int = self.linear.weight.shape[0]
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "OutputLayer":
+        """The layer that gave ``tensors``, frozen, without its model."""
+        layer = cls.__new__(cls)
+        classes, width = tensors["weight"].shape
+        layer.linear = nn.Linear(width, classes, bias="own_bias" in tensors, device="meta")
+        own = {"weight": tensors["weight"]} | ({"bias": tensors["own_bias"]} if "own_bias" in tensors else {})
+        layer.linear.load_state_dict(own, assign=True)
+        layer.linear.requires_grad_(False)
+        layer.bias, layer.classes = tensors.get("bias"), classes
+        return layer
+
+    @property
+    def linear_only(self) -> bool:
+        """Whether ``tensors`` says all of it."""
+        return type(self.linear) is nn.Linear
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weight [V, H] and the biases there are: what ``of`` makes the layer of."""
+        found = {"weight": self.linear.weight, "own_bias": self.linear.bias, "bias": self.bias}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def bytes(self) -> int:
+        """Size of its tensors."""
+        return sum(value.nbytes for value in self.tensors().values())
+
     def __call__(self, hidden: Tensor) -> Tensor:
         logits = self.linear(hidden)
         return logits if self.bias is None else logits + self.bias

@@ -15,15 +15,17 @@ from torchmetrics import Metric
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from kga import ranks
 from kga.console import note
 from kga.data.corpus import Corpus
 from kga.errors import UserError
 from kga.hashing import folder_digest
+from kga.metrics.gathered import gathered
 from kga.metrics.utility import Loss
 from kga.models.ensemble import Ensemble, member_folders, read_settings
 from kga.models.pretrained import UNLOADABLE, require_vocabulary
 from kga.models.scratch import auto_class
-from kga.objective import Batch, Objective, Supervised, Update, backpropagate
+from kga.objective import Batch, Objective, StandIn, Supervised, Update, backpropagate
 from kga.optim import Optim, optimizer_and_schedule
 from kga.predictions import Predictions
 
@@ -160,6 +162,11 @@ class TaskModule(pl.LightningModule):
 
     # Training --------------------------------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard is not None:
+            shard(self.model)
+
     def on_fit_start(self) -> None:
         updates = int(self.trainer.estimated_stepping_batches)
         if self.optim.warmup >= updates:
@@ -172,17 +179,20 @@ class TaskModule(pl.LightningModule):
             self.model.train(self.dropout)
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()
-        strategy = self.trainer.strategy
+        add_gradients = getattr(self.trainer.strategy, "add_gradients", None)  # other strategies average them
         means, loss = backpropagate(
             self.objective,
             self,
             update,
             self.manual_backward,
-            reduce=lambda value: strategy.reduce(value, reduce_op="sum"),
-            world_size=self.trainer.world_size,
+            reduce=ranks.total,
+            world_size=1 if add_gradients else self.trainer.world_size,
         )
+        if add_gradients:
+            add_gradients(self.parameters())
         self.objective.shape_gradients(self)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.optim.clip or float("inf"))
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if what := self._not_finite(loss, norm):
             self.objective.diverged(self, what)
             return None
@@ -202,13 +212,15 @@ class TaskModule(pl.LightningModule):
         self._watched = [metric.to(self.device) for metric in (Loss(), *self.utility_metrics())]
 
     def validation_step(self, batch: Batch, index: int) -> None:
+        if isinstance(batch, StandIn):
+            return
         for _, part in self.predict(batch).parts():
             for metric in self._watched:
                 metric.update(part.dense())
 
     def validation_values(self) -> dict[str, float]:
         """Utility of the validation split after a pass over it."""
-        return {name: float(value) for metric in self._watched for name, value in metric.compute().items()}
+        return {name: float(value) for metric in self._watched for name, value in gathered(metric).compute().items()}
 
     def on_validation_epoch_end(self) -> None:
         values = self.validation_values()
@@ -251,9 +263,12 @@ class TaskModule(pl.LightningModule):
         return cls(model, tokenizer, max_length, optim, **options)
 
     def save(self, folder: Path) -> None:
-        """Writes the model and its tokenizer so that ``from_pretrained`` loads both."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Writes the model and its tokenizer so that ``from_pretrained`` loads both; all ranks call it, one writes."""
+        state = self.model.state_dict()
+        sharded = {"state_dict": ranks.whole(state)} if any(hasattr(t, "full_tensor") for t in state.values()) else {}
+        if ranks.is_main():
+            self.model.save_pretrained(folder, **sharded)
+            self.tokenizer.save_pretrained(folder)
 
 
 def states_at(module: nn.Module, run: Callable[[], object], where: Tensor, layer: str) -> tuple[Tensor, Tensor]:

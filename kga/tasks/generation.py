@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Pretrained
 
 import kga.models.lstm  # noqa: F401  makes the LSTM known to transformers' Auto classes
 from kga.errors import UserError
+from kga.metrics.gathered import gathered
 from kga.metrics.utility import Tokens
 from kga.models.output import OutputLayer, scored_states
 from kga.models.writing import require_writer
-from kga.objective import Batch
+from kga.objective import Batch, StandIn
 from kga.optim import Optim
 from kga.predictions import Predictions
 from kga.tasks.base import TaskModule, states_at
@@ -217,17 +218,21 @@ class Generation(TaskModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         super().validation_step(batch, index)
-        if self.optim.monitor not in ("loss", *Tokens.names):
+        if self._writes() and not isinstance(batch, StandIn):
             self._outputs += self.generate(batch)
             labels = batch["labels"].masked_fill(batch["labels"] == IGNORED, self.tokenizer.pad_token_id)
             self._references += self._decoded(labels)
 
     def validation_values(self) -> dict[str, float]:
         values = super().validation_values()
-        for metric in self.text_metrics() if self._outputs else ():
+        for metric in self.text_metrics() if self._writes() else ():
             metric.update(self._outputs, self._references)
-            values |= {name: float(value) for name, value in metric.compute().items()}
+            values |= {name: float(value) for name, value in gathered(metric).compute().items()}
         return values
+
+    def _writes(self) -> bool:
+        """Whether what is watched are generated texts."""
+        return self.optim.monitor not in ("loss", *Tokens.names)
 
     # Generation ------------------------------------------------------------------------------------------------
 
@@ -263,7 +268,7 @@ class Generation(TaskModule):
         }
 
     def predict_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> list[str]:
-        return self.generate(batch, self.beams)
+        return [] if isinstance(batch, StandIn) else self.generate(batch, self.beams)
 
     beams = 1  # of predict_step
 

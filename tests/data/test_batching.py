@@ -302,3 +302,26 @@ def test_supervised_training_by_tokens():
     options = Optim(batch_size=6, batch_tokens=150)
     taken = epochs(supervised(examples(60, 3), options, seed=0), [0])
     assert taken == epochs(by_tokens(), [0])
+
+
+@pytest.mark.parametrize("tokens", [20, 100, 700])
+def test_micro_batches_stay_within_a_token_budget(tokens):
+    """The updates are the same ones; only single examples may be longer than the budget."""
+    whole, cut = epochs(study(), [0, 1]), epochs(study(micro_batch_tokens=tokens), [0, 1])
+    lengths = np.random.default_rng(5).integers(1, 61, 1000)
+    for name in ("forget", "new", "retain"):
+        assert drawn(whole, name) == drawn(cut, name)
+    parts = [rows for update in cut for step in update for rows in step.values()]
+    assert all(len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= tokens for rows in parts)
+    assert (len(parts) > sum(len(step) for update in whole for step in update)) == (tokens < 200)
+
+
+@pytest.mark.parametrize("updates", [1, 7, 23])
+def test_what_will_be_drawn_is_known_before(updates):
+    """Without moving the streams: caches are filled with just that."""
+    stream = study(share={"retain": 0.7}, redraw=True)
+    planned = stream.planned(updates)
+    taken = epochs(stream, range(40))[:updates]
+    for name in ("forget", "new", "retain"):
+        rows = set(drawn(taken, name))
+        assert {int(stream.sets[name].rows[position]) for position in planned[name]} == rows

@@ -88,10 +88,9 @@ def test_batches_of_d_r_come_from_the_sample():
 def test_cached_teachers_are_the_live_ones(name):
     world, losses, held = raw.world(name), {}, {}
     for cache in ("exact", "none"):
-        # So many batches of D_r that it is worth caching too.
-        method = contract.attached(lambda: BadT(cache=cache, retain_batches=8), world)  # noqa: B023
+        method = contract.attached(lambda: BadT(cache=cache), world)  # noqa: B023
         losses[cache] = contract.loss_and_gradient(method, world)[1]
-        held[cache] = {name for name, frozen in method.frozen.items() if frozen.module is not None}
+        held[cache] = {name for name, frozen in method.frozen.items() if frozen.resident}
     assert losses["exact"] == pytest.approx(losses["none"], rel=1e-5)
     assert held == {"exact": set(), "none": {"original", "incompetent"}}
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import by_hand
 
+import kga.methods.caches
 from kga.methods.frozen import Frozen
 from kga.methods.likelihood import Reference, log_likelihood
 
@@ -19,10 +20,15 @@ def world(request):
     return by_hand.world(request.param)
 
 
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(kga.methods.caches, "BATCH", 5)
+
+
 def reference_of(world, *sets: str) -> tuple[Reference, Frozen]:
     frozen, reference = Frozen(copy.deepcopy(world.models["original"])), Reference()
     for name in sets:
-        reference.keep(frozen, name, world.sets[name], batch_size=5)
+        reference.keep(frozen, name, world.sets[name])
     return reference, frozen
 
 
@@ -61,7 +67,7 @@ def test_sets_are_kept_apart():
 def test_an_example_that_was_not_kept_is_no_other_ones_number():
     world = by_hand.world("classification")
     reference, frozen = reference_of(world, "forget")
-    with pytest.raises(RuntimeError, match="not among those kept of the set 'forget'"):
+    with pytest.raises(RuntimeError, match="not in the cache"):
         reference(frozen, world.sets["retain"].batch(np.arange(4)), "forget")
 
 

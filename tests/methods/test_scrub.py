@@ -54,7 +54,8 @@ def test_the_plan_is_the_bound_where_updates_is_null(texts, tmp_path):
     history = outcome.method.history
     assert [row["phase"] for row in history] == PHASES
     assert [row["epoch"] for row in history] == [1] * 5 + [2] * 5 + [3] * 3
-    assert outcome.method.outcome() == {"updates": 13, "stopped": None, "max_updates": 4, "min_updates": 9}
+    told = {"updates": 13, "stopped": None, "cache": "exact", "max_updates": 4, "min_updates": 9}
+    assert outcome.method.outcome() == told
     assert all(tuple(row) == COLUMNS for row in history)
     for row in history:
         own, other = ("forget", "retain") if row["phase"] == "max" else ("retain", "forget")
@@ -87,7 +88,7 @@ def agrees(method, world, number: int, expected) -> None:
     ((batch,),) = (step.values() for step in update)
     value = expected(by_hand.eval(), batch)
     value.backward()
-    assert loss == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-7)
+    assert loss == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-6)
     largest = max(float(p.grad.abs().max()) for p in by_hand.parameters() if p.grad is not None)
     assert largest > 0
     for (name, own), other in zip(student.named_parameters(), by_hand.parameters(), strict=True):
