@@ -79,6 +79,7 @@ def check(cfg: Mapping) -> None:
     if not _is_whole(cfg["seed"], 0) or cfg["seed"] >= 2**31:
         raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more, below 2**31")
     _check_trainer(cfg.get("trainer") or {})
+    _check_sharded(cfg)
     one_of("reference", cfg["reference"], ("retrain", "none"))
     for key in ("optim", "method.optim", "method.helpers.optim", "attack.relearn.optim"):
         if options := _at(cfg, key):
@@ -134,6 +135,21 @@ def _check_trainer(options: Mapping) -> None:
     one_of("trainer.frozen_dtype", kind, (None, "bfloat16", "float32"))
     if str(options.get("precision")).startswith("16"):
         raise UserError(f"trainer.precision={options['precision']} is not supported: use 32-true or bf16-mixed")
+
+
+def _check_sharded(cfg: Mapping) -> None:
+    """Refuses what needs the weights of a model that lies in parts."""
+    if _at(cfg, "trainer.strategy") != "fsdp":
+        return
+    for key, wanted in (("optim.patience", None), ("method.rewind", False)):
+        if _at(cfg, key) not in (None, wanted):
+            raise UserError(
+                f"{key}={_shown(_at(cfg, key))} needs whole models in training: leave it out with trainer=fsdp"
+            )
+    if str(_at(cfg, "method.cache")).startswith("topk"):
+        raise UserError(
+            "method.cache=topk measures its error on a whole model: set method.cache=auto with trainer=fsdp"
+        )
 
 
 def _require_shape(cfg: Mapping) -> None:

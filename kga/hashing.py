@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Parts of every name, so that what old code made is not taken for what new code would make.
-RECIPE = 4  # raised when training code changes what the same settings give
+RECIPE = 5  # raised when training code changes what the same settings give
 SCHEMA = 1  # of result.json
 
 PIECE = 50_000  # values of a column that are worked on at a time

@@ -149,7 +149,7 @@ def kl(first: Predictions | TopClasses, second: Predictions) -> Tensor:
     """
     if isinstance(first, TopClasses):
         return over_positions(lambda top, part: bucketed_kl(top, part.log_probs), first, second)
-    if first.states.requires_grad:
+    if first.states.requires_grad or getattr(first.head, "trained", False):
         return over_positions(_kl, first, second)
     return over_positions(_kl_from_frozen, first, second, dense=False)
 
@@ -194,7 +194,7 @@ class _FromFrozen(torch.autograd.Function):
 
 def _blocks(teacher: Tensor, student: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """(rows, float32 log-probabilities of both) of some positions at a time."""
-    size = max(1, BLOCK // teacher.shape[1])
+    size = _rows_of_block(teacher)
     for start in range(0, len(teacher), size):
         rows = slice(start, start + size)
         yield rows, *(side[rows].float().log_softmax(1) for side in (teacher, student))
@@ -223,8 +223,13 @@ def distances(first: Predictions, second: Predictions) -> Tensor:
 
 def _distances(first: Predictions, second: Predictions) -> Tensor:
     p, q = _pair(first, second)
-    rows = max(1, BLOCK // p.shape[1])  # so few that intermediate tables stay in the processor's cache
+    rows = _rows_of_block(p)
     return torch.cat([_in_block(*pair) for pair in zip(p.split(rows), q.split(rows), strict=True)])
+
+
+def _rows_of_block(table: Tensor) -> int:
+    """So few positions that intermediate tables stay in a processor's cache; a GPU is given all it may have at once."""
+    return max(1, (BLOCK if table.device.type == "cpu" else CHUNK) // table.shape[1])
 
 
 def _in_block(p: Tensor, q: Tensor) -> Tensor:

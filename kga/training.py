@@ -139,12 +139,7 @@ def fit(
     Returns {"seconds", "epochs", "updates"}.
     """
     state = RunState(updates)
-    best = _early_stopping(optim, work) if validation is not None else []
-    if best and optim.updates and optim.updates < len(updates):
-        raise UserError(
-            f"optim.updates={optim.updates} ends before the first validation, after {len(updates)} updates: raise it, or "
-            "leave out optim.patience"
-        )
+    best = _early_stopping(optim, work, len(updates)) if validation is not None else []
     ending = [_StopAfter(stop_epochs)] if stop_epochs else []
     pl.seed_everything(seed, verbose=False)
     # With deterministic algorithms torch would fill all new memory, a tenth of the time; nothing here reads it unwritten.
@@ -163,12 +158,15 @@ def fit(
     ranks.barrier()
     if hardware.get("profiler") and ranks.is_main():
         print(trainer.profiler.summary())
-    epochs = trainer.current_epoch
-    if best:
-        chosen = torch.load(best[1].best_model_path, weights_only=True)
-        module.load_state_dict(chosen["state_dict"])
-        epochs = chosen["epoch"] + 1
+    epochs = _take_best(module, best[1]) if best else trainer.current_epoch
     return {"seconds": state.seconds, "epochs": epochs, "updates": trainer.global_step}
+
+
+def _take_best(module: TaskModule, best: ModelCheckpoint) -> int:
+    """Gives the module the weights of its best epoch, and says how many epochs that took."""
+    chosen = torch.load(best.best_model_path, weights_only=True)
+    module.load_state_dict(chosen["state_dict"])
+    return chosen["epoch"] + 1
 
 
 def _trainer(
@@ -206,9 +204,15 @@ class _StopAfter(pl.Callback):
         trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 >= self.epochs
 
 
-def _early_stopping(optim: Optim, work: Path) -> list[pl.Callback]:
+def _early_stopping(optim: Optim, work: Path, epoch: int) -> list[pl.Callback]:
+    """What ends training and keeps the best epoch, with ``optim.patience``. epoch: updates before the first validation."""
     if not optim.patience:
         return []
+    if optim.updates and optim.updates < epoch:
+        raise UserError(
+            f"optim.updates={optim.updates} ends before the first validation, after {epoch} updates: raise it, or "
+            "leave out optim.patience"
+        )
     watched = f"validation/{optim.monitor}"
     mode = "min" if optim.monitor in ("loss", "perplexity") else "max"
     best = ModelCheckpoint(work / "best", "best", monitor=watched, mode=mode, enable_version_counter=False)

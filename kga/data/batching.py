@@ -244,12 +244,14 @@ class Updates:
     def planned(self, updates: int) -> dict[str, np.ndarray]:
         """Ascending positions of each set that the first ``updates`` updates draw, without making their batches."""
         streams = {name: stream.fresh() for name, stream in self.streams.items()}
-        drawn: dict[str, list[np.ndarray]] = {}
+        drawn = {name: np.zeros(len(examples), bool) for name, examples in self.sets.items()}
         for update in range(updates):
             for names in self.draws(update):
                 for name, positions in self._draw(names, streams).items():
-                    drawn.setdefault(name, []).append(positions)
-        return {name: np.unique(np.concatenate(parts)) for name, parts in drawn.items()}
+                    drawn[name][positions] = True
+            if all(found.all() for found in drawn.values()):
+                break
+        return {name: np.flatnonzero(found) for name, found in drawn.items()}
 
     def state_dict(self) -> dict:
         return {

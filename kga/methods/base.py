@@ -198,48 +198,58 @@ class Method(pl.Callback, Objective):
 
     def prepare(self, module: TaskModule, updates: int) -> None:
         """Called once before the first update, on the student's device, without gradients: caches, first values."""
-        if not self.frozen or parsed(self.cache).name == "none":
+        mode = parsed(self.cache)
+        if not self.frozen or mode.name == "none":
             return
+        if mode.name == "auto" and not module.cacheable(self.view):
+            self.kept = {"cache": "none"}
+            return
+        require_cacheable(mode, module.cacheable(self.view))
         training = module.model.training
         module.model.eval()
-        if (mode := self._mode(module)).name != "none":
-            self.fill_caches(module, mode)
+        self.fill_caches(module)
         module.model.train(training)
 
-    def _mode(self, module: TaskModule) -> Mode:
-        """How predictions are kept; "auto" picks what is smaller, and says so."""
-        names = [(model, name) for model, sets in self.teachers.items() for name in sets]
-        some = self.sets["forget"].take(np.arange(min(8, len(self.sets["forget"]))))
+    def fill_caches(self, module: TaskModule) -> None:
+        """Keeps what frozen models predict; they leave memory one after the other."""
+        for name, sets in self.teachers.items():
+            self.keep_predictions(name, sets, module)
+
+    def keep_predictions(self, name: str, sets: Sequence[str], module: TaskModule) -> None:
+        """Keeps what one frozen model predicts on some sets, each as ``cache`` says; then it leaves memory, unless "auto"
+        keeps nothing of a set that is too large. Notes the error of "topk" against the student.
+        """
+        complete = True
+        for of in sets:
+            mode = self.mode_of(of, module)
+            if mode.name == "none":
+                complete = False
+                continue
+            student = module if name != "original" else None  # at the start the student is A_D
+            table = self.frozen[name].cache(of, self.cached_set(of), self.view, mode, self.keep, student)
+            found = {what: float(table.tensors[what]) for what in ("tail", "error") if what in table.tensors}
+            self.kept |= {f"topk_{what}_{of}": value for what, value in found.items()}
+        if complete:
+            self.frozen[name].drop_model()
+
+    def mode_of(self, of: str, module: TaskModule) -> Mode:
+        """How predictions on a set are kept: "auto" takes what is smaller, and says so where it is large."""
+        examples = self.cached_set(of)
+        some = examples.take(np.arange(min(8, len(examples))))
         batch = {name: value.to(module.device) for name, value in some.batch(np.arange(len(some))).items()}
         sample = module.predict(batch, self.view)
-        each = len(sample.targets) / max(1, some.lengths().sum())
-        positions = sum(each * self.cached_set(name).lengths().sum() for _, name in names)
-        mode, size = chosen(parsed(self.cache), sample, positions, len(names), module.cacheable(self.view))
-        if self.cache == "auto" and module.cacheable(self.view) and (size > 1e9 or mode.name == "none"):
-            note(f"predictions of frozen models: method.cache=auto chose {mode.name}, about {readable(size)}")
-        self.kept = {"cache": mode.name}
+        positions = len(sample.targets) * examples.lengths().sum() / max(1, some.lengths().sum())
+        mode, size = chosen(parsed(self.cache), sample, positions)
+        if self.cache == "auto" and (size > 1e9 or mode.name == "none"):
+            kept = "nothing" if mode.name == "none" else mode.name
+            note(f"predictions of frozen models on {of}: about {readable(size)}, method.cache=auto keeps {kept}")
+        self.kept.setdefault("cache", mode.name)
         return mode
 
     def cached_set(self, name: str) -> Examples:
         """The examples of a set that frozen models predict on: of D_r those that are drawn."""
         drawn = self.drawn.get(name)
         return self.sets[name] if drawn is None else self.sets[name].take(drawn)
-
-    def fill_caches(self, module: TaskModule, mode: Mode) -> None:
-        """Keeps what frozen models predict; they leave memory one after the other."""
-        for name, sets in self.teachers.items():
-            self.keep_predictions(name, sets, module, mode)
-            self.frozen[name].drop_model()
-
-    def keep_predictions(self, name: str, sets: Sequence[str], module: TaskModule, mode: Mode) -> None:
-        """Keeps what one frozen model predicts on some sets; notes the error of "topk" against the student."""
-        for of in sets:
-            table = self.frozen[name].cache(of, self.cached_set(of), self.view, mode, self.keep, module)
-            if "error" in table.tensors:
-                self.kept |= {
-                    f"topk_tail_{of}": float(table.tensors["tail"]),
-                    f"topk_error_{of}": float(table.tensors["error"]),
-                }
 
     def edit(self, module: TaskModule) -> None:
         """Changes the student's weights once, on its device, in eval mode. For methods that declare ``edits``."""

@@ -22,7 +22,7 @@ Keep = Callable[[Mapping, Sequence[str], Examples, Callable[[], Tensors]], Tenso
 
 MODES = ("auto", "none", "exact", "hidden", "topk")
 K = 64  # classes of "topk"; "topk:K" sets another number
-LIMIT = 16 * 2**30  # bytes above which "auto" keeps nothing
+LIMIT = 4 * 2**30  # bytes of a set above which "auto" keeps nothing of it; filling takes up to twice as much memory
 RESIDENT = 2**30  # tables above this stay on disk, also where the model is on a GPU
 BATCH = 256
 PROBED = 2048  # positions on which the error of "topk" is measured
@@ -52,18 +52,15 @@ def parsed(text: str) -> Mode:
     return Mode(name, int(number or K) if name == "topk" else 0)
 
 
-def chosen(mode: Mode, sample: Predictions, positions: float, models: int, cacheable: bool) -> tuple[Mode, float]:
-    """The mode that "auto" means, and about how many bytes it takes; UserError for a mode that these predictions have not.
+def chosen(mode: Mode, sample: Predictions, positions: float) -> tuple[Mode, float]:
+    """The mode that "auto" means for a set, and about how many bytes it takes; UserError for one that can't be.
 
-    sample: some predictions of such a model. positions: how many will be kept, of ``models`` models together.
+    sample: some predictions of such a model. positions: how many will be kept.
     """
     sizes = {"exact": 4.0 * positions * sample.classes, "topk": positions * (8.0 * mode.k + 4)}
     if isinstance(sample.head, OutputLayer) and sample.head.linear_only:
         wide = sample.states
-        sizes["hidden"] = positions * wide.shape[1] * wide.element_size() + models * sample.head.bytes()
-    if mode.name == "none" or (mode.name == "auto" and not cacheable):
-        return Mode("none"), 0.0
-    require_cacheable(mode, cacheable)
+        sizes["hidden"] = positions * wide.shape[1] * wide.element_size() + sample.head.bytes()
     if mode.name == "hidden" and "hidden" not in sizes:
         raise UserError(
             "method.cache=hidden needs an output layer that is one linear map: set method.cache=exact, topk or none"
@@ -71,7 +68,7 @@ def chosen(mode: Mode, sample: Predictions, positions: float, models: int, cache
     if mode.name != "auto":
         return mode, sizes[mode.name]
     best = min((name for name in ("exact", "hidden") if name in sizes), key=sizes.__getitem__)
-    return (Mode(best), sizes[best]) if sizes[best] <= LIMIT else (Mode("none"), sizes[best])
+    return Mode(best if sizes[best] <= LIMIT else "none"), sizes[best]
 
 
 def require_cacheable(mode: Mode, cacheable: bool) -> None:

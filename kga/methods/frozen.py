@@ -40,7 +40,8 @@ class Frozen:
                 raise RuntimeError(
                     f"the frozen model {self.name!r} was dropped after caching, and an example outside the cache was asked for"
                 )
-            self._module = self._load().eval().requires_grad_(False).to(self.device)
+            with torch.random.fork_rng([]):  # building a model may draw: what is trained meanwhile must not notice
+                self._module = self._load().eval().requires_grad_(False).to(self.device)
         return self._module
 
     @property
@@ -80,7 +81,8 @@ class Frozen:
             self.module.eval()
             return table(self.module, examples, view, mode, student)
 
-        tensors = keep({"what": "predictions", "view": view, **mode.recipe()}, (self.name,), examples, make)
+        models = (self.name, "original") if mode.k and student is not None else (self.name,)  # A* starts as A_D
+        tensors = keep({"what": "predictions", "view": view, **mode.recipe()}, models, examples, make)
         self._tables[of, view] = Table(tensors, examples, self.device)
         return self._tables[of, view]
 

@@ -11,7 +11,7 @@ from kga.console import note
 from kga.data.batching import Draws
 from kga.errors import UserError, one_of
 from kga.methods.base import Helper, Method
-from kga.methods.caches import Mode, Rows, passes, top_classes
+from kga.methods.caches import Rows, parsed, passes, top_classes
 from kga.methods.pairing import label_partners, ranked_partners
 from kga.objective import Batch, Step
 from kga.optim import Optim
@@ -194,7 +194,7 @@ class KGA(Method):
         module.dropout = self.student_dropout
         super().prepare(module, updates)
         if self.g is None:  # nothing was kept
-            self._g_from(self._gaps_of_new(Mode("none")))
+            self._g_from(self._gaps_of_new())
         if self.a0 is None:
             self.a0 = self.full_gap(module)
             if self.a0 > self.g and self.gap_weight:
@@ -203,28 +203,37 @@ class KGA(Method):
                     "term will pull it towards A_f at first. Check the helpers (method.helpers.*)."
                 )
 
-    def fill_caches(self, module: TaskModule, mode: Mode) -> None:
-        recipe = {"what": "gap", "kl": self.kl_new, "view": self.view, **(mode.recipe() if mode.k else {})}
-        pair, new = ("original", "new_helper"), self.sets["new"]
-        tensors = self.keep(recipe, pair, new, lambda: self._gaps_of_new(mode))
+    def fill_caches(self, module: TaskModule) -> None:
+        k = parsed(self.cache).k
+        recipe = {"what": "gap", "kl": self.kl_new, "view": self.view, **({"k": k} if k else {})}
+        new = self.sets["new"]
+        tensors = self.keep(recipe, ("original", "new_helper"), new, lambda: self._gaps_of_new(k))
         self._g_from(tensors)
         self._new_gaps = Rows(new), tensors
+        if k:
+            lost = tensors["whole"].sum() - tensors["total"].sum()
+            self.kept["topk_error_new"] = float(lost / tensors["count"].sum())
         self.frozen["new_helper"].drop_model()
-        self.keep_predictions("original", ("retain",), module, mode)
-        self.frozen["original"].drop_model()
-        self.keep_predictions("forget_helper", ("forget",), module, mode)
-        self.frozen["forget_helper"].drop_model()
+        self.keep_predictions("original", ("retain",), module)
+        self.keep_predictions("forget_helper", ("forget",), module)
 
     @torch.no_grad()
-    def _gaps_of_new(self, mode: Mode) -> dict[str, Tensor]:
-        """The gap of A_D and A_n for each example of D_n: summed over its positions, and how many those are."""
+    def _gaps_of_new(self, k: int = 0) -> dict[str, Tensor]:
+        """The gap of A_D and A_n for each example of D_n: summed over its positions, and how many those are.
+
+        k: of A_n only the k most probable classes; "whole" is then the gap of all.
+        """
         new = self.sets["new"]
-        total, count = torch.zeros(len(new), dtype=torch.float64), torch.zeros(len(new), dtype=torch.int64)
+        total, whole = (torch.zeros(len(new), dtype=torch.float64) for _ in range(2))
+        count = torch.zeros(len(new), dtype=torch.int64)
         for positions, batch in passes(new, self.frozen["original"].device):
-            gap = self._live_gap(batch, mode.k)
+            gap = self._live_gap(batch, k)
             where = torch.from_numpy(positions)
             total[where], count[where] = gap.total.double().cpu(), gap.count.cpu()
-        return {"total": total, "count": count, "classes": torch.tensor(gap.classes)}
+            if k:
+                whole[where] = self._live_gap(batch).total.double().cpu()
+        found = {"total": total, "count": count, "classes": torch.tensor(gap.classes)}
+        return found | ({"whole": whole} if k else {})
 
     def _g_from(self, tensors: Mapping[str, Tensor]) -> None:
         gap = Gap(tensors["total"], tensors["count"], int(tensors["classes"]))

@@ -4,7 +4,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kga.errors import UserError
-from kga.methods.caches import Mode
 from kga.methods.forget_retain import ForgetRetain
 from kga.methods.likelihood import Reference, log_likelihood
 from kga.objective import Batch, Step
@@ -32,10 +31,10 @@ class NPO(ForgetRetain):
         self.beta = positive(beta)
         self.reference = Reference(self.view)
 
-    def fill_caches(self, module: TaskModule, mode: Mode) -> None:
+    def fill_caches(self, module: TaskModule) -> None:
         for name in ("forget", *self.derived):
             self.reference.keep(self.frozen["original"], name, self.sets[name], self.keep)
-        super().fill_caches(module, mode)
+        super().fill_caches(module)
 
     def forget(self, module: TaskModule, step: Step) -> Tensor:
         return -2 / self.beta * logsigmoid(self.beta * self.margin(module, step)).sum()

@@ -76,7 +76,7 @@ def _pass(module: TaskModule, batch: Batch, copies: int) -> tuple[dict[str, Tens
     layers = linear_layers(module)
     output = module.model.get_output_embeddings()  # None in classification
     hidden = {name: layer for name, layer in layers.items() if layer is not output}
-    with _recorded(hidden, _averages(batch, copy, copies)) as means:
+    with module.everywhere(), _recorded(hidden, _averages(batch, copy, copies)) as means:
         predictions = module.predict(batch)
     average = _average(copy[predictions.example], copies)
     means |= {name: _output_means(predictions, average) for name in layers.keys() - hidden.keys() if predictions.head}

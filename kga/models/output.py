@@ -40,6 +40,11 @@ class OutputLayer:
         """Whether ``tensors`` says all of it."""
         return type(self.linear) is nn.Linear
 
+    @property
+    def trained(self) -> bool:
+        """Whether it takes gradients."""
+        return torch.is_grad_enabled() and any(value.requires_grad for value in self.tensors().values())
+
     def tensors(self) -> dict[str, Tensor]:
         """Weight [V, H] and the biases there are: what ``of`` makes the layer of."""
         found = {"weight": self.linear.weight, "own_bias": self.linear.bias, "bias": self.bias}

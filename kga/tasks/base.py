@@ -4,6 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -81,6 +82,10 @@ class TaskModule(pl.LightningModule):
     def count(self, batch: Batch, unit: str, view: str = "scored") -> int:
         """Number of positions (unit "position") or examples (unit "example") that ``predict`` gives for a batch."""
         raise NotImplementedError
+
+    def everywhere(self) -> AbstractContextManager:
+        """Inside, ``predict`` runs the whole model at every position, for who looks into it."""
+        return nullcontext()
 
     def hidden(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
         """[T, H] float32 states that the module named ``layer`` gives at the T real tokens of a batch, and [T] int64 the

@@ -1,12 +1,13 @@
 """Classification of texts: one label each, or (multi-label) any number of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
 import torch
 from datasets import Dataset, List
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
@@ -14,6 +15,7 @@ from kga.data.corpus import Corpus
 from kga.data.labels import label_names, require_known
 from kga.errors import UserError
 from kga.metrics.utility import MultiLabel, SingleLabel
+from kga.models.first import last_mixing, within
 from kga.objective import Batch
 from kga.predictions import Predictions
 from kga.tasks.base import TaskModule, states_at
@@ -24,11 +26,18 @@ class Classification(TaskModule):
 
     The labels and which of the two it is are read from the model's config (``id2label``, ``problem_type``), so that a
     saved model knows them.
+
+    first_position: where the model reads its labels off the first position, its last block computes no others to the end.
     """
 
     name = "classification"
     fields = ("text", "label")
     encoded_columns = ("input_ids", "labels")
+
+    def __init__(self, model, tokenizer, max_length: int = 128, optim=None, first_position: bool = True) -> None:
+        super().__init__(model, tokenizer, max_length, optim)
+        self.first_position = first_position
+        self._narrow: tuple[nn.Module | None] | None = None  # a tuple, so that it is no submodule
 
     @cached_property
     def labels(self) -> list[str]:
@@ -47,7 +56,9 @@ class Classification(TaskModule):
 
     def predict(self, batch: Batch, view: str = "scored") -> Predictions:
         """Single-label: P = B, C labels. Multi-label: P = B x labels, C = 2 (off, on)."""
-        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with within(self._last_mixing(inputs)):
+            logits = self.model(**inputs).logits.float()
         size, classes = logits.shape
         rows = torch.arange(size, device=logits.device)
         labels = batch["labels"]
@@ -59,6 +70,23 @@ class Classification(TaskModule):
         both = torch.stack((-log_odds, log_odds), 1)
         log_probs = torch.nn.functional.logsigmoid(both)
         return Predictions(log_probs, labels.reshape(-1).long(), rows.repeat_interleave(classes), size)
+
+    @contextmanager
+    def everywhere(self) -> Iterator[None]:
+        before, self.first_position = self.first_position, False
+        try:
+            yield
+        finally:
+            self.first_position = before
+
+    def _last_mixing(self, inputs: Batch) -> nn.Module | None:
+        """From where on the first position is enough; tried once, with few texts of which the longest fills its row."""
+        if not self.first_position:
+            return None
+        if self._narrow is None and inputs["input_ids"].shape[1] > 1:
+            longest = inputs["attention_mask"].sum(1).argsort(descending=True)[:2]
+            self._narrow = (last_mixing(self.model, {name: value[longest] for name, value in inputs.items()}),)
+        return self._narrow[0] if self._narrow else None
 
     def count(self, batch: Batch, unit: str, view: str = "scored") -> int:
         examples = len(batch["input_ids"])

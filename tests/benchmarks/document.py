@@ -13,7 +13,8 @@ and five of D_r, which are the examples counted.
 - **plain**: the published loop in plain PyTorch. A_D, A_f, A_n and A* run at every update, one more batch of D_n with them;
   float32, every text padded to the limit, random order.
 - **student**: forward and backward passes of A* alone in plain PyTorch, on the batches that kga draws, in kga's precision,
-  without clipping and without the optimiser's step (its share is in `benchmark.json`).
+  without clipping and without the optimiser's step (its share is in `benchmark.json`). It computes all positions of the last
+  block, of which kga leaves out those that a classifier never reads: a ratio below 1 comes of that.
 - **kga**: `method=kga` at its defaults ({updates} updates), Lightning's fit from the first update to the last, with
   everything around an update; what the frozen models predict was kept before (`cache_seconds`).
   With a number of tokens: `method.optim.micro_batch_tokens`.

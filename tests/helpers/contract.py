@@ -126,7 +126,8 @@ def attached(build: Callable[[], Method], world: World, **optim) -> Method:
     for name in method.helpers():
         world.models.setdefault(name, world.opinionated(3))
     statistics = {name: world.statistic(wanted) for name, wanted in method.statistics().items()}
-    return method.attach(world.frozen(method.frozen_models), world.sets, statistics)
+    sets = {name: world.sets[name] for name in method.splits}  # no more than a study gives it
+    return method.attach(world.frozen(method.frozen_models), sets, statistics)
 
 
 def ready(method: Method, student: TaskModule) -> Update:
