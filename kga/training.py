@@ -145,6 +145,7 @@ def fit(
     # With deterministic algorithms torch would fill all new memory, a tenth of the time; nothing here reads it unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False
     if hardware.get("compile"):
+        torch._dynamo.config.skip_nnmodule_hook_guards = False  # tasks look into models by hooks
         module.model.compile(dynamic=True)  # in place: names of weights and what is saved stay
     trainer = _trainer(optim, hardware, work, [state, *callbacks, *best, *ending, FitProgress(description)], loggers)
     with quiet_advice():

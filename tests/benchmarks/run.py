@@ -96,7 +96,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny models and few repeats: does it run?")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: all cores)")
     parser.add_argument(
-        "--only", nargs="*", default=[*PARTS, *WORLDS], help="parts and worlds: speed, translation-48, ..."
+        "--only",
+        nargs="*",
+        default=[*PARTS, *WORLDS],
+        help="parts and worlds (speed, translation-48, ...) to measure anew; others stay as the file has them",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are measured, after one that warms up")
     parser.add_argument("--updates", type=int, default=6, help="of a measurement of kga and its bound")
@@ -114,8 +117,8 @@ def main(given: Sequence[str] | None = None) -> None:
     if options.quick:
         worlds, sizes = [world.tiny() for world in worlds], (200, 400)
         repeats, updates, options.plain_updates = 1, 2, 1
-    found: dict = {"machine": machine(options.threads), "updates": updates, "repeats": repeats}
     options.out.mkdir(parents=True, exist_ok=True)
+    found = _measured_before(options) | {"machine": machine(options.threads), "updates": updates, "repeats": repeats}
     measures = {
         "speed": lambda world: speed(world, updates, options.plain_updates, repeats),
         "memory": memory,
@@ -127,6 +130,13 @@ def main(given: Sequence[str] | None = None) -> None:
             found.setdefault(part, {})[world.name] = measures[part](world)
             (options.out / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
             (options.out / "benchmark.md").write_text(markdown(found))
+
+
+def _measured_before(options: argparse.Namespace) -> dict:
+    """What a call with ``--only`` adds to."""
+    path = options.out / "benchmark.json"
+    whole = set(options.only) == {*PARTS, *WORLDS}
+    return {} if whole or not path.is_file() else json.loads(path.read_text())
 
 
 def _quiet() -> None:
