@@ -41,11 +41,6 @@ def touched(size: Size, batch: int, source: int, target: int = 0, scored: float 
     return batch * (size.layers * encoder + size.decoder * decoder) + size.vocabulary * scored
 
 
-def training_bytes(size: Size, activations: float, precision: int = 4, frozen: int = 0) -> float:
-    """Weights, gradients and AdamW's two moments in float32, activations in ``precision`` bytes, ``frozen`` live models."""
-    return size.parameters() * 4 * (4 + frozen) + activations * precision
-
-
 def cache_bytes(mode: str, positions: int, classes: int, width: int = 0, k: int = 64) -> float:
     """What ``method.cache`` keeps of a set: see ``kga.methods.caches``, without the few numbers per example."""
     if mode == "exact":

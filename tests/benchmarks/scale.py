@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,11 @@ def cached(case: Scenario) -> float:
     return min(sizes)
 
 
+def state(case: Scenario) -> float:
+    """Bytes of weights (bfloat16 where they are frozen), gradients and moments."""
+    return (2 if case.frozen_body else 4) * case.size.parameters() + 12 * case.trained
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
@@ -157,10 +162,6 @@ def checked(measured: dict[str, float]) -> tuple[dict, list[dict]]:
         predicted, real = float(np.dot(features(case), fit["coefficients"])), measured[json.dumps(case)]
         rows.append({"case": case, "predicted": predicted, "measured": real, "error": predicted / real - 1})
     return fit, rows
-
-
-def described(case: Scenario) -> dict:
-    return asdict(case) | {"parameters": case.size.parameters()}
 
 
 if __name__ == "__main__":

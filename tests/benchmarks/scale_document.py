@@ -29,7 +29,7 @@ TURN = {
         "`auto` keeps hidden states; `optim.batch_tokens` cuts the padding of A_D's and the helpers' batches."
     ),
     "PersonaChat, BART-base": (
-        "The vocabulary of 50,265 makes the output layer a large part, and `method.cache=exact` ten times as large as "
+        "The vocabulary of 50,265 makes the output layer a large part, and `method.cache=exact` fifty times as large as "
         "`hidden`, which `auto` takes. `trainer=bf16`; `method.optim.micro_batch_tokens` where memory is short. Writing texts "
         "for the evaluation (`evaluation.generate.limit`, not in this table) soon costs more than all else."
     ),
@@ -100,9 +100,10 @@ def _predictions() -> list[str]:
         "## Predicted for GPUs", "",
         f"**Nothing here was measured: no GPU was at hand.** Assumed: H100 ({PEAK / 1e12:.0f} TFLOP/s in bfloat16, of which the share in the table is",
         f"reached), {WITHIN / 1e9:.0f} GB/s between GPUs of a machine, {BETWEEN / 1e9:.0f} GB/s between machines, at least {1000 * STEP:.0f} ms for an update. D_f is 1 % of D.",
-        "Evaluation is that of four models without written texts. Memory: weights, gradients and AdamW's moments of what is trained.", "",
-        "| study | GPUs | Retrain | helpers | caches | unlearning | evaluation | the request is | largest part | kept |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+        "Evaluation is that of four models without written texts. Kept: caches. State: weights, and",
+        "gradients and AdamW's moments of what is trained, on each GPU with ddp (1 / n of it with fsdp); activations come on top.", "",
+        "| study | GPUs | Retrain | helpers | caches | unlearning | evaluation | the request is | largest part | kept | state |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
     ]  # fmt: skip
     for case in SCENARIOS:
         for gpus in (1, 8, 64):
