@@ -113,7 +113,7 @@ def _predictions() -> list[str]:
             cells = [f"{found[name]:,.0f} s" for name in ("retrain", "helpers", "caches", "unlearning", "evaluation")]
             ratio = f"{found['retrain'] / request:.1f} x faster"
             lines.append(
-                f"| {_named(case)} | {gpus} | {' | '.join(cells)} | {ratio} | {largest} | {cached(case) / 1e6:,.0f} MB |"
+                f"| {_named(case)} | {gpus} | {' | '.join(cells)} | {ratio} | {largest} | {cached(case) / 1e6:,.0f} MB | {state(case) / 1e9:.1f} GB |"
             )
     return [*lines, ""]
 
