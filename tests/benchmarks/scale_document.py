@@ -16,6 +16,7 @@ from benchmarks.scale import (
     cached,
     checked,
     stages,
+    state,
 )
 
 TURN = {

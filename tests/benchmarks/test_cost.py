@@ -1,6 +1,9 @@
 """Operations against torch's own counter, bytes against real caches."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from helpers import contract
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cost
+from benchmarks.scale import GRID, SCENARIOS, features, fitted
+from benchmarks.scale_document import markdown
 from benchmarks.worlds import WORLDS, Classification
 from kga.methods.caches import Mode, table
 
@@ -48,3 +53,21 @@ def test_bytes_are_those_of_real_caches(mode):
     bias = sum(value.nbytes for name, value in tensors.items() if name.startswith("head.") and "bias" in name)
     found = sum(value.nbytes for value in tensors.values()) - per_example - bias
     assert found == cost.cache_bytes(mode, positions, classes, width, 5)
+
+
+def test_the_document_is_written_from_what_was_measured():
+    """Every precision's fit, both held-back sizes of each, and every study on every number of GPUs."""
+    found = json.loads((Path(__file__).parents[2] / "docs" / "scale.json").read_text())
+    text = markdown(found)
+    assert len(re.findall(r"^\| (?:32-true|bf16-mixed) \|", text, re.MULTILINE)) == 2
+    assert text.count(" tokens | ") == 4
+    rows = [line.split("|") for line in text.splitlines() if " epochs, " in line and line.startswith("|")]
+    assert len(rows) == 3 * len(SCENARIOS)
+    assert {len(row) for row in rows} == {13}
+
+
+def test_a_fit_finds_the_coefficients_it_was_made_from():
+    cases = [json.dumps(case) for case in GRID]
+    wanted = [0.01, 0.002, 0.005]
+    measured = {case: float(np.dot(features(tuple(json.loads(case))), wanted)) for case in cases}
+    assert fitted(measured)["coefficients"] == pytest.approx(wanted, rel=1e-6)
