@@ -8,6 +8,7 @@ from helpers.contract import HARDWARE
 
 from kga.data.forget import Random
 from kga.data.splits import make_splits
+from kga.errors import UserError
 from kga.methods.kga import KGA
 from kga.methods.npo import NPO
 from kga.optim import Optim
@@ -99,3 +100,9 @@ def test_reference_likelihoods_are_numbers_per_example(corpus, tmp_path):
     (cache,) = caches(tmp_path)
     size = (tmp_path / "frozen" / cache / "tensors.safetensors").stat().st_size
     assert size < 10 * 4 + 200
+
+
+def test_a_form_that_a_model_has_not_is_refused_before_anything_is_trained(corpus, tmp_path):
+    with pytest.raises(UserError, match=r"method\.cache=hidden needs an output layer"):
+        kga(cache="hidden").require(study(corpus, tmp_path))
+    assert not (tmp_path / "original").exists()

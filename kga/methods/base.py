@@ -14,10 +14,11 @@ from kga.console import note
 from kga.data.batching import Draws, Updates
 from kga.data.encoded import Examples
 from kga.errors import UserError
-from kga.methods.caches import Keep, Mode, chosen, in_memory, parsed, readable, require_cacheable
+from kga.methods.caches import Keep, Mode, chosen, in_memory, parsed, passes, readable, require_cacheable
 from kga.methods.frozen import Frozen
 from kga.objective import Objective, Supervised
 from kga.optim import Optim
+from kga.predictions import Predictions
 from kga.tasks.base import TaskModule
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ class Method(pl.Callback, Objective):
 
     def require(self, study: "Study") -> None:
         """UserError for settings that a study can't carry; called before anything is trained."""
-        require_cacheable(parsed(self.cache), study.codec.cacheable(self.view))
+        mode = parsed(self.cache)
+        require_cacheable(mode, study.codec.cacheable(self.view))
+        if mode.name == "hidden":
+            chosen(mode, self._sample(study.examples("forget"), study.codec)[0], 1)
 
     def draws(self, update: int) -> Draws:
         """What an update consists of (counted from 0), see ``Updates``."""
@@ -217,7 +221,7 @@ class Method(pl.Callback, Objective):
 
     def keep_predictions(self, name: str, sets: Sequence[str], module: TaskModule) -> None:
         """Keeps what one frozen model predicts on some sets, each as ``cache`` says; then it leaves memory, unless "auto"
-        keeps nothing of a set that is too large. Notes the error of "topk" against the student.
+        keeps nothing of a set that is too large. Notes the mass that "topk" leaves out, and its error against the student.
         """
         complete = True
         for of in sets:
@@ -227,24 +231,29 @@ class Method(pl.Callback, Objective):
                 continue
             student = module if name != "original" else None  # at the start the student is A_D
             table = self.frozen[name].cache(of, self.cached_set(of), self.view, mode, self.keep, student)
-            found = {what: float(table.tensors[what]) for what in ("tail", "error") if what in table.tensors}
-            self.kept |= {f"topk_{what}_{of}": value for what, value in found.items()}
+            self.kept |= {f"topk_{what}_{of}": value for what, value in table.left_out().items()}
         if complete:
             self.frozen[name].drop_model()
 
     def mode_of(self, of: str, module: TaskModule) -> Mode:
         """How predictions on a set are kept: "auto" takes what is smaller, and says so where it is large."""
         examples = self.cached_set(of)
-        some = examples.take(np.arange(min(8, len(examples))))
-        batch = {name: value.to(module.device) for name, value in some.batch(np.arange(len(some))).items()}
-        sample = module.predict(batch, self.view)
-        positions = len(sample.targets) * examples.lengths().sum() / max(1, some.lengths().sum())
+        sample, each = self._sample(examples, module)
+        positions = each * examples.lengths().sum()
         mode, size = chosen(parsed(self.cache), sample, positions)
         if self.cache == "auto" and (size > 1e9 or mode.name == "none"):
             kept = "nothing" if mode.name == "none" else mode.name
             note(f"predictions of frozen models on {of}: about {readable(size)}, method.cache=auto keeps {kept}")
         self.kept.setdefault("cache", mode.name)
         return mode
+
+    @torch.no_grad()
+    def _sample(self, examples: Examples, module: TaskModule) -> tuple[Predictions, float]:
+        """A model's predictions on a few examples, and scored positions for each of their tokens."""
+        some = examples.take(np.arange(min(8, len(examples))))
+        _, batch = next(passes(some, module.device))
+        sample = module.predict(batch, self.view)
+        return sample, len(sample.targets) / max(1, some.lengths().sum())
 
     def cached_set(self, name: str) -> Examples:
         """The examples of a set that frozen models predict on: of D_r those that are drawn."""

@@ -89,7 +89,7 @@ def passes(examples: Examples, device: torch.device) -> Iterator[tuple[object, B
 def table(model: TaskModule, examples: Examples, view: str, mode: Mode, student: TaskModule | None = None) -> Tensors:
     """A model's predictions on a set, as tensors to keep: "start" and "count" [N] say where an example's positions lie.
 
-    student: on its first positions the error of "topk" is measured ("tail", "error").
+    student: against it the "error" of "topk" is measured on the first positions.
     """
     device = next(model.parameters()).device
     slots, counts, parts, found = [], [], [], {}
@@ -98,7 +98,7 @@ def table(model: TaskModule, examples: Examples, view: str, mode: Mode, student:
         if not parts:
             found = _constants(predictions, mode)
             if mode.name == "topk" and student is not None:
-                found |= _error(predictions, student.predict(batch, view), mode.k)
+                found["error"] = _error(predictions, student.predict(batch, view), mode.k)
         slots.append(torch.from_numpy(positions))
         counts.append(predictions.positions_per_example().cpu())
         parts.append({name: value.cpu() for name, value in _kept(predictions, mode).items()})
@@ -129,13 +129,11 @@ def _constants(predictions: Predictions, mode: Mode) -> Tensors:
     return own
 
 
-def _error(teacher: Predictions, student: Predictions, k: int) -> Tensors:
-    """Mean mass outside the k classes, and mean difference of the full divergence and the bucketed one, in nats."""
+def _error(teacher: Predictions, student: Predictions, k: int) -> Tensor:
+    """Mean difference of the full divergence and the bucketed one, in nats."""
     window = slice(0, max(1, min(PROBED, len(teacher.targets))))
     teacher, student = teacher.at(window).dense(), student.at(window).dense()
-    few = top_classes(teacher, k)
-    difference = kl(teacher, student) - bucketed_kl(few, student.log_probs)
-    return {"tail": few.log_tail.exp().mean().cpu(), "error": difference.mean().cpu()}
+    return (kl(teacher, student) - bucketed_kl(top_classes(teacher, k), student.log_probs)).mean().cpu()
 
 
 def top_classes(predictions: Predictions, k: int) -> TopClasses:
@@ -173,6 +171,13 @@ class Table:
     def bytes(self) -> int:
         """Size of what is kept."""
         return sum(value.nbytes for value in self.tensors.values())
+
+    def left_out(self) -> dict[str, float]:
+        """Of "topk": "tail", the mean mass of the classes that are not kept, and "error" where it was measured."""
+        if "log_tail" not in self.tensors:
+            return {}
+        error = {"error": float(self.tensors["error"])} if "error" in self.tensors else {}
+        return {"tail": float(self.tensors["log_tail"].exp().mean())} | error
 
     def predict(self, batch: Batch) -> Predictions | TopClasses:
         """The kept predictions of the examples of a batch, on its device."""

@@ -166,7 +166,7 @@ def test_the_error_of_topk_is_reported(tmp_path):
         contract.ready(one, world.student())
     found = method.outcome()
     assert found["cache"] == "topk"
-    assert 0 < found["topk_tail_forget"] < 1
+    assert 0 < found["topk_tail_forget"] < 1 and 0 < found["topk_tail_retain"] < 1
     assert found["topk_error_forget"] > 0
     assert found["topk_error_new"] == pytest.approx(exact.g - method.g, rel=1e-4)
     assert "topk_error_retain" not in found  # A* starts as A_D: there is nothing to measure yet
