@@ -14,12 +14,13 @@ from rich.text import Text
 
 from kga.console import columns_that_fit, console
 from kga.errors import UserError
-from kga.report.collect import collect
+from kga.report.gather import gather
 from kga.report.select import select
-from kga.report.tables import MainTable, aggregate, main_tables, tidy
-from kga.report.writers import WRITERS, Collected, write
+from kga.report.tables import BEST, SECOND, Line, MainTable
+from kga.report.writers import WRITERS, write
 
 _LEAST_MODEL = 10  # characters of the terminal table's first column, which is wrapped
+_STYLES = {BEST: "bold", SECOND: "underline"}
 _SPARE = ("PPL", "seconds", "ToW")  # columns that a narrow terminal goes without, in this order
 
 
@@ -59,24 +60,24 @@ def _formats(text: str) -> list[str]:
 
 
 def _report(paths: list[Path], formats: list[str], output: Path, selecting: bool) -> None:
-    runs = collect(paths)
-    values = tidy(runs)
-    aggregated = aggregate(values)
-    collected = Collected(runs, values, aggregated, main_tables(aggregated))
-    trials = select(values) if selecting else None
+    collected = gather(paths)
+    trials = select(collected.values) if selecting else None
     for table in collected.tables:
         console.print(_terminal_table(table))
+        for comparison in table.comparisons:
+            console.print(Text(comparison.sentence))
+        if table.testing:
+            console.print(Text(table.testing, "dim"))
         console.print()
     if trials is not None:
         console.print(_selection_table(trials))
     for run in collected.failed:
         console.print(Text.assemble(("failed: ", "red"), f"{run.folder}: {run.error}"), soft_wrap=True)
-    console.print(f"{len(runs)} runs, {len(collected.failed)} of them failed")
-    try:
-        written = write(collected, formats, output)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written to ({error}); name another folder") from None
-    for path in written:
+    for lost in collected.missing:
+        told = " ".join(filter(None, (lost.name, *lost.overrides, f"({lost.error})" if lost.error else "")))
+        console.print(Text.assemble(("no result: ", "yellow"), f"{told}: {lost.state}"), soft_wrap=True)
+    console.print(collected.counted)
+    for path in write(collected, formats, output):
         console.print(Text.assemble("Wrote ", (str(path), "bold")), soft_wrap=True)
 
 
@@ -112,14 +113,21 @@ def _terminal_table(table: MainTable) -> Table:
     shown.add_column("model", min_width=_LEAST_MODEL, overflow="fold")
     for name in names:
         shown.add_column(name, justify="right", no_wrap=True)
+    several, request = len(table.requests) > 1, None
     for line, cells in zip(table.lines, numbers, strict=True):
+        if several and line.request != request:
+            shown.add_section()
+            shown.add_row(Text(line.request.replace(", ", "\n") or "as set by default", "italic"))
+        request = line.request
         # The setting stands under the model: the table fits 80 columns however many keys differ.
-        setting = f"\n{line['setting'].replace(', ', chr(10))}" if line["setting"] else ""
-        shown.add_row(Text.assemble(line["model"], (setting, "dim")), *(cells[name] for name in names))
+        own = line.own if several else line["setting"]
+        setting = f"\n{own.replace(', ', chr(10))}" if own else ""
+        marked = (Text(cells[name], _STYLES.get(line.marks.get(name, ""), "")) for name in names)
+        shown.add_row(Text.assemble(line["model"], (setting, "dim")), *marked)
     return shown
 
 
-def _terminal_numbers(table: MainTable, line: dict[str, str]) -> dict[str, str]:
+def _terminal_numbers(table: MainTable, line: Line) -> dict[str, str]:
     """The numbers of a line by column, as narrow as they get."""
     numbers = {"n" if name == "seeds" else name: line[name].replace(" ± ", "±") for name in table.header[2:]}
     return numbers | {"seconds": numbers["seconds"].partition("±")[0]}

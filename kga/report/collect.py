@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kga.errors import UserError
+from kga.report.sweeps import RECORD, Missing, Record, is_begun, missing_runs, read_record
 
 
 @dataclass(frozen=True)
@@ -29,30 +30,60 @@ class Run:
         return self.result.get("status") == "completed"
 
 
+@dataclass(frozen=True)
+class Collection:
+    """What lies below some paths: runs with a result, runs without one, and the records of sweeps."""
+
+    runs: list[Run]
+    missing: list[Missing]
+    records: list[Record]
+
+
 def collect(paths: Iterable[Path]) -> list[Run]:
-    """All runs below the paths, each once, sorted by folder.
+    """All runs below the paths, each once, sorted by folder; UserError as of `search`."""
+    return search(paths).runs
+
+
+def search(paths: Iterable[Path]) -> Collection:
+    """All runs below the paths, each once, sorted by folder. Of a sweep's own folder: the runs of that sweep.
 
     Raises:
-        UserError: a path does not exist or holds no result.json.
+        UserError: a path does not exist or holds neither a run nor a sweep; a record of a sweep cannot be read.
     """
     folders: dict[Path, Path] = {}
+    begun: list[Path] = []
+    records: dict[Path, Record] = {}
     for path in paths:
-        found = _folders(path)
-        if not found:
+        runs, unfinished, found = _below(path)
+        if not (runs or unfinished or found):
             raise UserError(f"{path}: no result.json here or below; name the folder that runs were written to")
-        folders |= {folder.resolve(): folder for folder in found}
-    return [_run(folder) for _, folder in sorted(folders.items())]
+        folders |= {folder.resolve(): folder for folder in runs}
+        begun += unfinished
+        records |= {record.resolve(): read_record(record) for record in found if record.resolve() not in records}
+        if path.is_dir() and (path / RECORD).is_file():
+            folders |= {folder: folder for folder in records[(path / RECORD).resolve()].folders}
+    runs = [_run(folder) for _, folder in sorted(folders.items())]
+    return Collection(runs, missing_runs(begun, records.values()), list(records.values()))
 
 
-def _folders(path: Path) -> list[Path]:
+def _below(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Folders of runs with a result and without one, and files of sweeps' records."""
     if path.is_file():
-        return [path.parent] if path.name == "result.json" else []
-    found = []
-    for folder, below, files in os.walk(path):
+        return [path.parent] if path.name == "result.json" else [], [], [path] if path.name == RECORD else []
+    runs: list[Path] = []
+    begun: list[Path] = []
+    records: list[Path] = []
+    for name, below, files in os.walk(path):
+        folder = Path(name)
+        if RECORD in files:
+            records.append(folder / RECORD)
         if "result.json" in files:
-            found.append(Path(folder))
-            below.clear()  # a run holds no other runs, but many files
-    return found
+            runs.append(folder)
+        elif is_begun(folder.absolute(), files):
+            begun.append(folder)
+        if folder in (*runs[-1:], *begun[-1:]) or "manifest.json" in files:
+            below.clear()  # a run or a trained model holds no other runs, but many files
+    return runs, begun, records
 
 
 def _run(folder: Path) -> Run:

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping
 
 import matplotlib
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kga.metrics.membership import roc
+from kga.report.canvas import COLOURS, RC, canvas, legend_above, svg
 
-# Matplotlib draws in these colours; in the SVG each becomes the page's variable of that name, light or dark.
-_COLOURS = {
-    "ink": "#010101",
-    "muted": "#020202",
-    "original": "#030303",
-    "unlearned": "#040404",
-    "retrain": "#050505",
-    "away": "#060606",
-    "towards": "#070707",
-}
-_RC = {
-    "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's font
-    "svg.hashsalt": "kga",  # the same run gives the same file
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    **{name: _COLOURS["ink"] for name in ("text.color", "axes.labelcolor", "axes.titlecolor")},
-    **{name: _COLOURS["muted"] for name in ("axes.edgecolor", "xtick.color", "ytick.color")},
-}
 _MODELS = {"original": "original", "retrain": "retrained", "unlearned": "unlearned"}  # what is drawn last lies on top
 _MOST_POINTS = 400  # of a curve; longer ones are averaged over neighbouring updates
 _BINS = 28
@@ -46,49 +24,49 @@ def gap_curves(updates: pd.DataFrame) -> Markup:
     """The gap a of the student over updates beside its target g, the area between them shaded by the sign of a - g."""
     curves = _thin(updates)
     update, a, g = (curves[name].to_numpy(float) for name in ("update", "a", "g"))
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas("update", "KL in nats")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas("update", "KL in nats")
         for where, name, label in ((a <= g, "away", "a < g: pushes away"), (a > g, "towards", "a > g: pulls back")):
-            style = {"color": _COLOURS[name], "alpha": 0.35, "lw": 0, "label": label}
+            style = {"color": COLOURS[name], "alpha": 0.35, "lw": 0, "label": label}
             axes.fill_between(update, a, g, where=where, interpolate=True, **style)
-        axes.plot(update, a, color=_COLOURS["unlearned"], lw=1.6, label="a (forget set)")
-        axes.plot(update, g, color=_COLOURS["ink"], lw=1.2, ls="--", label="g (new examples)")
-        _legend_above(axes)
-        return _svg(figure, "The gaps a and g over the updates")
+        axes.plot(update, a, color=COLOURS["unlearned"], lw=1.6, label="a (forget set)")
+        axes.plot(update, g, color=COLOURS["ink"], lw=1.2, ls="--", label="g (new examples)")
+        legend_above(axes)
+        return svg(figure, "The gaps a and g over the updates")
 
 
 def phase_curves(updates: pd.DataFrame) -> Markup:
     """The forget term of the updates that raise it and the retain term of those that lower theirs, phase by phase."""
     curves = _thin(updates)
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas("update", "term of the phase, in nats")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas("update", "term of the phase, in nats")
         style = {"lw": 1.6, "marker": "o", "markersize": 2}
         named = (("forget", "unlearned", "max phase: forget term"), ("retain", "retrain", "min phase: retain term"))
         for column, colour, label in named:
-            axes.plot(curves["update"], curves[column], color=_COLOURS[colour], label=label, **style)
-        _legend_above(axes)
-        return _svg(figure, "The terms of max and min phases over the updates")
+            axes.plot(curves["update"], curves[column], color=COLOURS[colour], label=label, **style)
+        legend_above(axes)
+        return svg(figure, "The terms of max and min phases over the updates")
 
 
 def curve(updates: pd.DataFrame, column: str, label: str) -> Markup:
     """One column over the updates."""
     curves = _thin(updates)
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas("update", label)
-        axes.plot(curves["update"], curves[column], color=_COLOURS["unlearned"], lw=1.6)
-        return _svg(figure, f"{label} over the updates")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas("update", label)
+        axes.plot(curves["update"], curves[column], color=COLOURS["unlearned"], lw=1.6)
+        return svg(figure, f"{label} over the updates")
 
 
 def bars(values: Mapping[str, float], label: str) -> Markup:
     """One bar for each named value, the first on top."""
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas(label.replace("_", " "), "")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas(label.replace("_", " "), "")
         figure.set_figheight(max(1.6, 0.5 + 0.24 * len(values)))
-        places = axes.barh(list(values), list(values.values()), height=0.7, color=_COLOURS["unlearned"])
-        axes.bar_label(places, fmt="%.3g", padding=3, color=_COLOURS["muted"])
+        places = axes.barh(list(values), list(values.values()), height=0.7, color=COLOURS["unlearned"])
+        axes.bar_label(places, fmt="%.3g", padding=3, color=COLOURS["muted"])
         axes.invert_yaxis()
         axes.margins(x=0.15)
-        return _svg(figure, label.replace("_", " "))
+        return svg(figure, label.replace("_", " "))
 
 
 def loss_histogram(examples: pd.DataFrame, split: str) -> Markup:
@@ -105,15 +83,15 @@ def loss_histogram(examples: pd.DataFrame, split: str) -> Markup:
         for model in ("original", "unlearned", "retrain")
     }
     bins = _bins(np.concatenate(list(losses.values())))
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas("loss in nats", "share of examples")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas("loss in nats", "share of examples")
         axes.set_xscale("log")
         for model, label in (("original", "before"), ("unlearned", "after")):
-            _hist(axes, losses[model], bins, color=_COLOURS[model], alpha=0.5, label=f"{label} ({model})")
-        _hist(axes, losses["retrain"], bins, histtype="step", color=_COLOURS["retrain"], lw=1.6, label="retrained")
+            _hist(axes, losses[model], bins, color=COLOURS[model], alpha=0.5, label=f"{label} ({model})")
+        _hist(axes, losses["retrain"], bins, histtype="step", color=COLOURS["retrain"], lw=1.6, label="retrained")
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-        _legend_above(axes)
-        return _svg(figure, f"Losses on {split} before and after unlearning")
+        legend_above(axes)
+        return svg(figure, f"Losses on {split} before and after unlearning")
 
 
 def roc_curves(examples: pd.DataFrame, column: str, title: str) -> Markup | None:
@@ -133,20 +111,20 @@ def roc_curves(examples: pd.DataFrame, column: str, title: str) -> Markup | None
     if not sides:
         return None
     members, nonmembers = (max(len(pair[side]) for pair in sides.values()) for side in (0, 1))
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas("false positives", "true positives")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas("false positives", "true positives")
         axes.set(xscale="log", yscale="log", xlim=(1 / nonmembers, 1), ylim=(1 / members, 1.05), title=title)
         least = 1 / max(members, nonmembers)
-        axes.plot([least, 1], [least, 1], color=_COLOURS["muted"], lw=0.8, ls=":", label="guessing")
+        axes.plot([least, 1], [least, 1], color=COLOURS["muted"], lw=0.8, ls=":", label="guessing")
         for model, pair in sides.items():
             false, true = _corners(*roc(*pair), 1 / nonmembers)
-            style = {"drawstyle": "steps-post", "color": _COLOURS[model], "lw": 1.6, "label": _MODELS[model]}
+            style = {"drawstyle": "steps-post", "color": COLOURS[model], "lw": 1.6, "label": _MODELS[model]}
             axes.plot(false, true, **style)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g} %"))
             axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        _legend_above(axes)
-        return _svg(figure, f"ROC curves of {title}")
+        legend_above(axes)
+        return svg(figure, f"ROC curves of {title}")
 
 
 def _corners(false: np.ndarray, true: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -159,16 +137,16 @@ def _corners(false: np.ndarray, true: np.ndarray, least: float) -> tuple[np.ndar
 
 def relearning_curves(findings: Mapping[str, Mapping], column: str) -> Markup:
     """One of `rest_loss` and `rest_utility` over the updates of relearning, a line for each model."""
-    with matplotlib.rc_context(_RC):
-        figure, axes = _canvas("update of relearning", "loss in nats" if column == "rest_loss" else "utility")
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas("update of relearning", "loss in nats" if column == "rest_loss" else "utility")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         for model in (model for model in _MODELS if model in findings):
             found = findings[model]
             values = np.array(found.get(column) or [], float)  # null: not finite
             style = {"ls": "--" if model == "retrain" else "-", "marker": "o", "markersize": 3, "lw": 1.6}
-            axes.plot(found["updates"][: len(values)], values, color=_COLOURS[model], label=_MODELS[model], **style)
-        _legend_above(axes)
-        return _svg(figure, f"Relearning: {column.replace('_', ' ')} over the updates")
+            axes.plot(found["updates"][: len(values)], values, color=COLOURS[model], label=_MODELS[model], **style)
+        legend_above(axes)
+        return svg(figure, f"Relearning: {column.replace('_', ' ')} over the updates")
 
 
 def _hist(axes: Axes, losses: np.ndarray, bins: np.ndarray, **style: object) -> None:
@@ -188,31 +166,3 @@ def _thin(updates: pd.DataFrame) -> pd.DataFrame:
     width = -(-len(updates) // _MOST_POINTS)
     numbers = updates.select_dtypes("number")
     return numbers.groupby(np.arange(len(updates)) // max(width, 1)).mean()
-
-
-def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return figure, axes
-
-
-def _legend_above(axes: Axes) -> None:
-    axes.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9, handlelength=1.4, columnspacing=1)
-
-
-def _svg(figure: Figure, description: str) -> Markup:
-    """The figure as an <svg> element: colours as variables, no fixed size, no ids that a second figure would repeat."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for name, colour in _COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(
-        r'^<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(description)}">', svg
-    )
-    return Markup(svg)

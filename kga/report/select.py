@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pandas as pd
 
 from kga.errors import UserError
-from kga.report.tables import GROUP, aggregate
+from kga.report.settings import GROUP
+from kga.report.tidy import aggregate
 
 LOSS_ALLOWED = 0.02  # utility on validation that a trial may lose against the original model
 FIRST_SEED = 100  # of trials; smaller seeds are those of results, which choose nothing
@@ -43,8 +46,12 @@ def select(values: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
     table["chosen"] = False
     for _, rows in table.groupby([*GROUP, "method"], sort=False):
-        allowed = rows[rows["validation_loss"] <= LOSS_ALLOWED]
-        order = ["gap", "validation_loss"] if len(allowed) else ["validation_loss"]
-        best = (allowed if len(allowed) else rows).sort_values(order, kind="stable").index[0]
-        table.loc[best, "chosen"] = True
+        table.loc[choose(rows), "chosen"] = True
     return table[[*keys, "seeds", "validation_loss", "gap", "chosen"]]
+
+
+def choose(rows: pd.DataFrame) -> Hashable:
+    """Index of the trial that the rule takes: by columns ``validation_loss`` and ``gap``, as `select` says."""
+    allowed = rows[rows["validation_loss"] <= LOSS_ALLOWED]
+    order = ["gap", "validation_loss"] if len(allowed) else ["validation_loss"]
+    return (allowed if len(allowed) else rows).sort_values(order, kind="stable").index[0]

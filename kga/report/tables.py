@@ -1,186 +1,40 @@
-"""From runs to tables: one tidy frame of every number, mean and deviation over seeds, the main tables."""
+"""The main tables: a line per model, method and setting, the best of each column marked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from kga.report import summary
-from kga.report.collect import Run
-
-GROUP = ["task", "data", "model"]
-ROW = [*GROUP, "score_metric", "role", "method", "setting"]
-VALUE = ["quantity", "split", "metric"]
-# Keys (with all below them) that decide where, how and with what beside it a run is made, not what comes out; seeds are
-# what is averaged over.
-_NO_SETTING = {
-    "seed",
-    "choices",
-    "output",
-    "store",
-    "trainer",
-    "launcher",
-    "logger",
-    "report",
-    "attack",
-    "reference",
-    "hydra",
-    "evaluation.noise_floor",
-    "evaluation.batch_size",
-    "evaluation.generate.batch_size",
-}
-_SETTING_AFTER_ALL = {"trainer.precision"}
-
-
-def tidy(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row per number of every completed run.
-
-    Columns: folder, task, data, model, seed, score_metric (the utility of its main table), role (of the model that the
-    number belongs to), method (of the unlearned model, else empty), setting (the config keys in which runs of the table
-    differ), quantity (utility, forgetting, quantised, membership, score, distances, relearning, word, selection,
-    unlearning, seconds), split (or attack), metric, value. A number that was not finite is NaN; so is that of updates to
-    relearn where they were too few.
-    """
-    completed = [run for run in runs if run.completed]
-    settings = _settings(completed)
-    metrics = _score_metrics(completed)
-    rows = [
-        (
-            str(run.folder),
-            *_identity(run),
-            metrics[_identity(run)[:-1]],
-            role,
-            run.method if unlearned else "",
-            settings[run.folder][unlearned],
-            *number,
-        )
-        for run in completed
-        for role, *number in _numbers(run.result)
-        for unlearned in [role == "unlearned"]
-    ]
-    columns = ["folder", *GROUP, "seed", *ROW[len(GROUP) :], *VALUE, "value"]
-    return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64", "value": float})
-
-
-def _identity(run: Run) -> tuple[Any, ...]:
-    return (*(str(run.result.get(name)) for name in GROUP), run.result.get("seed"))
-
-
-def _score_metrics(runs: list[Run]) -> dict[tuple[Any, ...], str]:
-    """By (task, data, model): the metric that its runs name as compared by tug of war, else what all of them suggest."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_identity(run)[:-1], []).append(run)
-    return {group: _score_metric(members) for group, members in groups.items()}
-
-
-def _score_metric(runs: list[Run]) -> str:
-    named = (run.result["score_metric"] for run in runs if run.result.get("score_metric"))
-    utilities = (splits for run in runs for splits in (run.result.get("utility") or {}).values())
-    return next(named, None) or summary.metric_among([values for splits in utilities for values in splits.values()])
-
-
-def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str, float]]:
-    """(role, quantity, split, metric, value) for every single number of a result."""
-    word = {"word": (result.get("word") or {}).get("models")}
-    for quantity in ("utility", "forgetting", "quantised", "membership", "word"):
-        for role, groups in ((result | word).get(quantity) or {}).items():
-            for group, metrics in groups.items():
-                for metric, value in _values(metrics):
-                    yield role, quantity, group, metric, value
-    for quantity in ("score", "distances", "relearning"):
-        for role, metrics in (result.get(quantity) or {}).items():
-            for metric, value in _values(metrics):
-                yield role, quantity, "", metric, value
-    for metric, value in _values(result.get("selection") or {}):
-        yield "unlearned", "selection", "", metric, value
-    if unlearning := result.get("unlearning"):
-        told = unlearning | {"stopped": float(bool(unlearning.get("stopped")))}
-        for metric, value in _values(told):
-            yield "unlearned", "unlearning", "", metric, value
-    for role in summary.LABELS:
-        seconds = summary.seconds_of(result, role)
-        if seconds is not None:
-            yield role, "seconds", "", "seconds", seconds
-
-
-def _values(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers; NaN for null, which stands in JSON for a number that was not finite."""
-    for metric, value in metrics.items():
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            yield metric, float("nan") if value is None else float(value)
-
-
-def _settings(runs: list[Run]) -> dict[Path, tuple[str, str]]:
-    """By run: in which config keys it differs, (without, with) the keys of its method.
-
-    Models that no method touched are told apart by the shared keys alone; methods' own keys are compared within one
-    method.
-    """
-    configs = {run.folder: _flat(run.result.get("config") or {}) for run in runs}
-    shared: dict[tuple[Any, ...], list[Path]] = {}
-    own: dict[tuple[Any, ...], list[Path]] = {}
-    for run in runs:
-        group = _identity(run)[:-1]
-        shared.setdefault(group, []).append(run.folder)
-        own.setdefault((*group, run.method), []).append(run.folder)
-    without = _differences(shared.values(), configs, lambda key: key.split(".")[0] != "method")
-    within = _differences(own.values(), configs, lambda key: key.startswith("method."))
-    return {
-        folder: (without[folder], ", ".join(part for part in (without[folder], within[folder]) if part))
-        for folder in configs
-    }
-
-
-def _differences(
-    groups: Iterable[list[Path]], configs: dict[Path, dict[str, Any]], wanted: Callable[[str], bool]
-) -> dict[Path, str]:
-    """By run: the wanted keys that are not the same throughout its group, as key=value."""
-    told = {}
-    for folders in groups:
-        keys = dict.fromkeys(key for folder in folders for key in configs[folder] if wanted(key))
-        varying = [key for key in keys if len({repr(configs[folder].get(key)) for folder in folders}) > 1]
-        for folder in folders:
-            told[folder] = ", ".join(f"{key}={configs[folder].get(key)}" for key in varying)
-    return told
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{key}.")
-        elif name != "seed" and _decides(key):
-            flat[key] = value
-    return flat
-
-
-def _decides(key: str) -> bool:
-    parts = key.split(".")
-    above = {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-    return key in _SETTING_AFTER_ALL or not above & _NO_SETTING
-
-
-def aggregate(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation (n - 1; NaN for one seed) and number of seeds of every number.
-
-    Runs that share a seed and everything else (the same A_R beside several methods) count once. A value that is NaN for
-    one seed makes the mean NaN: it is not left out.
-    """
-    per_seed = values.groupby([*ROW, *VALUE, "seed"], sort=False, dropna=False)["value"].mean()
-    table = per_seed.groupby(level=[*ROW, *VALUE], sort=False).agg(["mean", "std", "count", "size"])
-    table.loc[table["count"] < table["size"], ["mean", "std"]] = float("nan")
-    return table.drop(columns="count").rename(columns={"size": "seeds"}).reset_index()
-
+from kga.report.paired import BOUNDS, Comparison, comparisons, explained, own_part
+from kga.report.settings import GROUP, in_order
+from kga.report.tidy import VALUE
 
 LOSS = "loss"  # the attack that every model and task can have
+BEST, SECOND = "best", "second"
 _NAMING = ("model", "setting", "seeds")
 _GENERATION = ("BLEU", "PPL")
+_TIE = 1e-9  # relative difference up to which two numbers are one
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table. cells: text by column; marks: BEST or SECOND by column; own: the setting beyond the request."""
+
+    role: str
+    request: str
+    cells: Mapping[str, str]
+    marks: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, column: str) -> str:
+        return self.cells[column]
+
+    @property
+    def own(self) -> str:
+        return own_part(self.cells["setting"], self.request)
 
 
 @dataclass(frozen=True)
@@ -188,19 +42,33 @@ class MainTable:
     """One (task, data, model): a line per row with the columns of `header`; `metric` is what its shares are.
 
     `bleu`: what the column BLEU shows; empty for tasks whose models generate nothing, which lack it and PPL. `attack`: whose
-    AUC the column MIA shows; empty where nothing was attacked, and there is none.
+    AUC the column MIA shows; empty where nothing was attacked, and there is none. `comparisons`: the best method against the
+    next, of each request.
     """
 
-    title: str
+    group: tuple[str, ...]
     metric: str
-    lines: list[dict[str, str]]
+    lines: list[Line]
     bleu: str = ""
     attack: str = ""
+    comparisons: Sequence[Comparison] = ()
+
+    @property
+    def title(self) -> str:
+        return " / ".join(self.group)
 
     @property
     def header(self) -> tuple[str, ...]:
         generation, attack = _GENERATION if self.bleu else (), ("MIA",) if self.attack else ()
         return (*_NAMING, *summary.SPLITS, *generation, "JSD", "ToW", *attack, "seconds")
+
+    @property
+    def requests(self) -> list[tuple[str, list[Line]]]:
+        """The lines by request, each with its own A_D and A_R."""
+        parts: dict[str, list[Line]] = {}
+        for line in self.lines:
+            parts.setdefault(line.request, []).append(line)
+        return list(parts.items())
 
     @property
     def legend(self) -> str:
@@ -212,39 +80,81 @@ class MainTable:
             f"JSD to the retrained model on the forget set in nats; ToW: tug of war{attack}"
         )
 
+    @property
+    def testing(self) -> str:
+        """What the comparisons' p are."""
+        return explained(self.comparisons)
 
-def main_tables(aggregated: pd.DataFrame) -> list[MainTable]:
-    """The main table of every (task, data, model): noise floor and A_R first, then the original, then the methods."""
-    return [_main_table(group, part) for group, part in aggregated.groupby(GROUP, sort=True)]
+    @property
+    def marking(self) -> str:
+        """What the marks mean; empty where nothing is marked."""
+        if not any(line.marks for line in self.lines):
+            return ""
+        where = " of each request" if len(self.requests) > 1 else ""
+        return (
+            f"best and second best method{where}: closest to the retrained model's mean, in JSD the least, in ToW the most, "
+            "in seconds the fewest"
+        )
 
 
-def _main_table(group: tuple[str, ...], part: pd.DataFrame) -> MainTable:
+def main_tables(aggregated: pd.DataFrame, values: pd.DataFrame | None = None) -> list[MainTable]:
+    """The main table of every (task, data, model). Of each request: noise floor, A_R and the original first, then methods.
+
+    Args:
+        aggregated: numbers over seeds, as `aggregate` gives them.
+        values: the numbers of single seeds, as `tidy` gives them; without them no methods are compared.
+    """
+    parts = {} if values is None else dict(iter(values.groupby(GROUP, sort=False)))
+    return [
+        _main_table(group, part, comparisons(parts[group]) if group in parts else ())
+        for group, part in aggregated.groupby(GROUP, sort=True)
+    ]
+
+
+def _main_table(group: tuple[str, ...], part: pd.DataFrame, compared: Sequence[Comparison]) -> MainTable:
     task, metric = group[0], part["score_metric"].iloc[0]
-    rows = [(*name, numbers) for name, numbers in part.groupby(["role", "method", "setting"], sort=True)]
-    known = [row for row in rows if row[0] in summary.LABELS and (row[-1]["quantity"] == "utility").any()]
-    known.sort(key=lambda row: (list(summary.LABELS).index(row[0]), *row[1:3]))
-    attack = _attack(part)
-    lines = [_line(*row, metric, summary.BLEU.get(task), attack) for row in known]
+    rows = [(*name, numbers) for name, numbers in part.groupby(["request", "role", "method", "setting"], sort=False)]
+    known = [row for row in rows if row[1] in summary.LABELS and (row[-1]["quantity"] == "utility").any()]
+    known.sort(key=lambda row: (in_order(row[0]), list(summary.LABELS).index(row[1]), row[2], in_order(row[3])))
+    attacks = _attacks(part)
+    found = [_line(row[:-1], row[-1], (metric, summary.BLEU.get(task), attacks.get(row[0], ""))) for row in known]
+    targets = {line.request: means for line, means, _ in found if line.role == "retrain"}
+    rivals = [row for row in found if row[0].role == "unlearned" and row[2] not in BOUNDS]
+    _mark([(line, _ranks(means, targets.get(line.request, {}))) for line, means, _ in rivals])
     name = summary.bleu_name(task) if task in summary.BLEU else ""
-    return MainTable(" / ".join(group), summary.metric_name(metric), lines, name, attack)
+    named = " / ".join(sorted(set(attacks.values())))
+    return MainTable(group, summary.metric_name(metric), [line for line, *_ in found], name, named, compared)
 
 
-def _attack(part: pd.DataFrame) -> str:
-    """The attack of the column MIA, one for all lines: loss; without it the one that is farthest from A_R's AUC (from .5).
+def _attacks(part: pd.DataFrame) -> dict[str, str]:
+    """By request the attack of the column MIA: loss; without it the one that is farthest from A_R's AUC (from .5).
 
-    Empty where nothing was attacked.
+    One attack for all lines; where a request's runs set it differently, as most of them do. Empty where nothing was attacked.
     """
     aucs = part[(part["quantity"] == "membership") & (part["metric"] == "auc")]
-    if aucs.empty or (aucs["split"] == LOSS).any():
-        return "" if aucs.empty else LOSS
+    if aucs.empty:
+        return {}
+    names = aucs["split"].str.partition(", ")[0]
+    chosen = LOSS if (names == LOSS).any() else names.loc[_farthest(aucs)]
+    own = aucs[names == chosen]
+    return {str(request): str(splits.value_counts().idxmax()) for request, splits in own.groupby("request")["split"]}
+
+
+def _farthest(aucs: pd.DataFrame) -> object:
+    """The row whose AUC tells an unlearned model most clearly from A_R."""
     target = aucs[aucs["role"] == "retrain"].groupby("split")["mean"].mean()
-    farthest = (aucs["mean"] - aucs["split"].map(target).fillna(0.5)).abs().where(aucs["role"] == "unlearned")
-    return str(aucs["split"].loc[farthest.fillna(-1).idxmax()])
+    distance = (aucs["mean"] - aucs["split"].map(target).fillna(0.5)).abs().where(aucs["role"] == "unlearned")
+    return distance.fillna(-1).idxmax()
 
 
 def _line(
-    role: str, method: str, setting: str, numbers: pd.DataFrame, metric: str, bleu: str | None, attack: str
-) -> dict[str, str]:
+    row: tuple[str, str, str, str], numbers: pd.DataFrame, shown: tuple[str, str | None, str]
+) -> tuple[Line, dict[str, float], str]:
+    """The line, its means by column, and its method.
+
+    row: request, role, method, setting. shown: the main metric, BLEU and attack that the columns show.
+    """
+    (request, role, method, setting), (metric, bleu, attack) = row, shown
     cells = {tuple(row[:3]): row[3:] for row in numbers[[*VALUE, "mean", "std"]].itertuples(index=False)}
     perplexity = ("utility", "forget", "perplexity")
     wanted = {
@@ -259,10 +169,44 @@ def _line(
     stopped, _ = cells.get(("unlearning", "", "stopped"), (0.0, None))
     ended = f" (stopped early in {stopped * numbers['seeds'].max():.0f})" if stopped else ""
     line = {"model": (method or summary.LABELS[role]) + ended, "setting": setting, "seeds": str(numbers["seeds"].max())}
-    line |= {name: spread(*cells.get(key, (None, None)), scale, form) for name, (key, scale, form) in wanted.items()}
+    found = {name: cells.get(key, (None, None)) for name, (key, *_) in wanted.items()}
+    line |= {name: spread(*found[name], scale, form) for name, (_, scale, form) in wanted.items()}
     if role == "retrain":
         line |= {"JSD": "0", "ToW": "1"}
-    return line
+    return Line(role, request, line), {name: mean for name, (mean, _) in found.items() if mean is not None}, method
+
+
+def _ranks(means: Mapping[str, float], target: Mapping[str, float]) -> dict[str, float]:
+    """By column how far a line is from the best there could be; NaN where that cannot be said."""
+    ranks = {name: abs(mean - target.get(name, math.nan)) for name, mean in means.items()}
+    own = {"JSD": 1, "ToW": -1, "seconds": 1}  # the less the better, or the more
+    return ranks | {name: sign * means[name] for name, sign in own.items() if name in means}
+
+
+def _mark(found: Sequence[tuple[Line, dict[str, float]]]) -> None:
+    """Marks best and second of each column and request where there are two or more to compare; equal ones alike."""
+    requests: dict[str, list[tuple[Line, dict[str, float]]]] = {}
+    for line, ranks in found:
+        requests.setdefault(line.request, []).append((line, ranks))
+    for lines in requests.values():
+        for column in dict.fromkeys(name for _, ranks in lines for name in ranks):
+            ranked = [(ranks[column], line) for line, ranks in lines if not math.isnan(ranks.get(column, math.nan))]
+            _mark_column(column, ranked)
+
+
+def _mark_column(column: str, ranked: list[tuple[float, Line]]) -> None:
+    if len(ranked) < 2:
+        return
+    left, marks = ranked, [BEST, SECOND]
+    while marks and left:
+        least = min(rank for rank, _ in left)
+        equal = [line for rank, line in left if rank - least <= _TIE * max(1.0, abs(least))]
+        if len(equal) == len(ranked):
+            return  # all alike: none is best
+        for line in equal:
+            line.marks[column] = marks[0]
+        left = [(rank, line) for rank, line in left if line not in equal]
+        marks = marks[1:] if len(equal) == 1 else []  # two best: no second
 
 
 def spread(mean: float | None, deviation: float | None, scale: float, form: str) -> str:

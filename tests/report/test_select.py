@@ -7,14 +7,14 @@ from helpers.fake_runs import fake_result, write_run
 from kga.errors import UserError
 from kga.report.collect import collect
 from kga.report.select import select
-from kga.report.tables import tidy
+from kga.report.tidy import tidy
 
 
 def trials(*rows: tuple[str, str, float, float, float, float]) -> pd.DataFrame:
     """Rows of (method, setting, validation of A_D, validation of A*, A* on D_f, A_D on D_n)."""
     names = ("validation_original", "validation_unlearned", "forget_unlearned", "new_original")
     table = [
-        {"task": "t", "data": "d", "model": "m", "score_metric": "accuracy", "role": "unlearned", "method": method,
+        {"task": "t", "data": "d", "model": "m", "score_metric": "accuracy", "role": "unlearned", "method": method, "request": "",
          "setting": setting, "quantity": "selection", "split": "", "metric": name, "value": value, "seed": 100}
         for method, setting, *values in rows
         for name, value in zip(names, values, strict=True)

@@ -8,7 +8,8 @@ from helpers.fake_runs import fake_audit, fake_result, write_run
 
 from kga.errors import UserError
 from kga.report.collect import collect
-from kga.report.tables import aggregate, main_tables, tidy
+from kga.report.tables import main_tables
+from kga.report.tidy import aggregate, tidy
 
 
 def sweep(root, alphas=(1.0,), seeds=(0, 1, 2), **changes):
@@ -205,3 +206,79 @@ def test_every_number_of_an_audit_is_in_the_tidy_frame(tmp_path):
     assert values["original", "quantised", "nonmember", "accuracy"] == 0.73
     assert values["unlearned", "word", "nonmember", "rank"] == 7.5
     assert not {"updates", "on", "rest_loss"} & set(values.index.get_level_values("metric")), "single numbers alone"
+
+
+def marks(root) -> dict[str, dict[str, str]]:
+    values = tidy(collect([root]))
+    (table,) = main_tables(aggregate(values), values)
+    return {line["model"]: dict(line.marks) for line in table.lines}
+
+
+def methods(root, **changed):
+    """A run of each method with these tugs of war, forget utilities and JSD."""
+    for method, (tow, forget, jsd) in changed.items():
+        result = fake_result(method=method, score={"unlearned": {"tow": tow}})
+        result["utility"]["unlearned"]["forget"] |= {"accuracy": forget, "micro_f1": forget}
+        result["forgetting"]["unlearned"]["forget"]["jsd"] = jsd
+        write_run(root / method, result)
+    return root
+
+
+def test_best_is_closest_to_the_retrained_model(tmp_path):
+    """A_R is at 72.5 on forget: .72 is nearer than .74, which is nearer than .60."""
+    found = marks(
+        methods(tmp_path, high=(0.8, 0.74, 0.09), near=(0.9, 0.72, 0.08), far=(0.7, 0.60, 0.10), none=(1, 0.725, 0))
+    )
+    assert found["near"] == {"forget": "best", "JSD": "best", "ToW": "best"}
+    assert found["high"] == {"forget": "second", "JSD": "second", "ToW": "second"}
+    assert not any(found[name] for name in ("far", "none", "noise floor", "retrained (A_R)", "original (A_D)"))
+
+
+def test_two_best_leave_no_second_and_one_method_is_not_marked(tmp_path):
+    found = marks(methods(tmp_path / "a", a=(0.9, 0.7, 0.1), b=(0.9, 0.7, 0.2), c=(0.8, 0.6, 0.3)))
+    assert [found[name].get("ToW") for name in "abc"] == ["best", "best", None]
+    assert [found[name].get("JSD") for name in "abc"] == ["best", "second", None]
+    assert "test" not in found["a"], "all alike"
+    assert not any(marks(methods(tmp_path / "b", a=(0.9, 0.7, 0.1))).values())
+
+
+def test_without_a_retrained_model_only_what_needs_none_is_marked(tmp_path):
+    for method, seconds in (("a", 1.0), ("b", 2.0)):
+        result = fake_result(method=method, noise_floor=False, forgetting={}, score={})
+        del result["utility"]["retrain"]
+        result["seconds"] = {"unlearn": seconds}
+        write_run(tmp_path / method, result)
+    found = marks(tmp_path)
+    assert (found["a"], found["b"]) == ({"seconds": "best"}, {"seconds": "second"})
+
+
+def test_a_number_that_is_not_finite_is_never_best(tmp_path):
+    found = marks(methods(tmp_path, a=(math.nan, 0.7, 0.1), b=(0.8, 0.6, 0.2), c=(0.7, 0.5, 0.3)))
+    assert [found[name].get("ToW") for name in "abc"] == [None, "best", "second"]
+
+
+def test_requests_have_marks_and_models_of_their_own(tmp_path):
+    for size, near in ((100, "a"), (20, "b")):
+        for method in ("a", "b"):
+            result = fake_result(method=method, score={"unlearned": {"tow": 0.9 if method == near else 0.8}})
+            result["config"]["forget"]["size"] = size
+            write_run(tmp_path / f"{size}{method}", result)
+    values = tidy(collect([tmp_path]))
+    (table,) = main_tables(aggregate(values), values)
+    (first, small), (second, large) = table.requests
+    assert (first, second) == ("forget.size=20", "forget.size=100")
+    for lines, best in ((small, "b"), (large, "a")):
+        assert [line["model"] for line in lines] == ["noise floor", "retrained (A_R)", "original (A_D)", "a", "b"]
+        assert {line["model"]: line.marks.get("ToW") for line in lines[3:]}[best] == "best" and lines[3].own == ""
+    assert "of each request" in table.marking
+
+
+def test_distances_to_the_retrained_model_are_paired_by_seed(tmp_path):
+    """+2 and -2 points to A_R of the same seed are 2 points away, though the means agree."""
+    for seed, share in ((0, 0.745), (1, 0.703)):
+        result = fake_result(seed=seed)
+        result["utility"]["unlearned"]["forget"]["accuracy"] = share
+        write_run(tmp_path / str(seed), result)
+    table = aggregate(tidy(collect([tmp_path])))
+    chosen = table[(table["split"] == "forget") & (table["metric"] == "accuracy")].set_index("role")
+    assert chosen.loc["unlearned", "distance"] == pytest.approx(0.02) and chosen.loc["retrain", "distance"] == 0

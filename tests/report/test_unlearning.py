@@ -8,7 +8,8 @@ from kga.report import figures
 from kga.report.collect import collect
 from kga.report.run import write_run_report
 from kga.report.summary import verdict
-from kga.report.tables import aggregate, main_tables, tidy
+from kga.report.tables import main_tables
+from kga.report.tidy import aggregate, tidy
 
 STOPPED = {"updates": 7, "stopped": "diverged: the loss of the next update was not finite"}
 

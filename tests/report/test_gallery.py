@@ -1,0 +1,157 @@
+"""Which figures a report over many runs shows, and what is in them."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.fake_sweeps import ALPHAS, METHODS, SIZES, run, scores, write, write_sweeps
+
+from kga.metrics.membership import roc
+from kga.report import beside
+from kga.report.canvas import plain
+from kga.report.curves import Curve, Style, key_curves, seconds
+from kga.report.gallery import galleries
+from kga.report.gather import gather
+from kga.report.subject import rest_of, subjects, swept_keys
+from kga.report.sweep_figures import _curves, _lines, _places
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    return gather([write_sweeps(tmp_path_factory.mktemp("sweeps"), seeds=(0, 1))])
+
+
+@pytest.fixture(scope="module")
+def drawn(collected):
+    return galleries(collected)
+
+
+def subject(root):
+    (found,) = subjects(gather([root]))
+    return found
+
+
+def texts(svg: str) -> set[str]:
+    return {text.strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
+
+
+def test_every_table_has_the_figures_that_its_runs_have_numbers_for(drawn):
+    found = {group[1]: [gallery.title for gallery in part] for group, part in drawn.items()}
+    assert found == {
+        "embedded": ["Utility against forgetting", "By method.alpha", "Cost and membership inference",
+                     "Gap alignment over the updates"],
+        "news": ["Utility against forgetting", "By difficulty of the request", "Cost"],
+        "reviews": ["Utility against forgetting", "By forget.size", "Cost"],
+    }  # fmt: skip
+
+
+def test_figures_are_themed_and_name_what_they_show(drawn):
+    figures = [svg for part in drawn.values() for gallery in part for _, svg in gallery.figures]
+    assert len(figures) > 20
+    for svg in figures:
+        assert svg.startswith("<svg viewBox=") and not re.search(r"#[0-9a-f]{6}\b", svg) and "<g id=" not in svg
+    tradeoff, close, *_ = drawn["classification", "embedded", "lstm"][0].figures
+    assert set(METHODS) - {"none"} | {"retrained (A_R)", "original (A_D)", "noise floor"} <= texts(tradeoff[1])
+    assert "gradient_ascent" not in texts(close[1]) and "kga" in texts(close[1]), "it is far off"
+
+
+def test_zero_has_a_place_on_a_log_axis(drawn):
+    alpha = drawn["classification", "embedded", "lstm"][1]
+    assert {"0", "0.1", "1", "3", "10", "100"} <= texts(alpha.figures[0][1])
+
+
+def test_curves_are_means_over_seeds(tmp_path):
+    for seed in (0, 1):
+        for alpha in ALPHAS[:3]:
+            write(tmp_path, run(seed=seed, alpha=alpha))
+    found = subject(tmp_path)
+    assert swept_keys(found) == ["method.alpha"]
+    places = _places(found, "method.alpha")
+    (curve,) = _curves(found, places, _lines(found, "method.alpha", places), ("utility", "forget", "accuracy"), 100)
+    shares = np.array(
+        [[run(seed=s, alpha=a)["utility"]["unlearned"]["forget"]["accuracy"] for s in (0, 1)] for a in ALPHAS[:3]]
+    )
+    assert curve.x.tolist() == list(ALPHAS[:3]) and curve.label == "kga"
+    assert curve.mean == pytest.approx(100 * shares.mean(1)) and curve.std == pytest.approx(100 * shares.std(1, ddof=1))
+
+
+def test_other_keys_make_other_lines_and_followers_none():
+    configs = {
+        str(number): {"forget.size": size, "new.size": 2 * size, "method.alpha": alpha}
+        for number, (size, alpha) in enumerate((size, alpha) for size in (50, 100) for alpha in (1, 3))
+    }
+    assert set(rest_of(configs, "forget.size").values()) == {"method.alpha=1", "method.alpha=3"}
+
+
+def test_a_search_without_two_points_on_a_line_is_not_drawn(tmp_path):
+    for seed, (alpha, size) in enumerate(zip(ALPHAS[1:], (*SIZES, 7), strict=True)):
+        result = run(seed=100, alpha=alpha, size=200)
+        result["config"]["method"] |= {"rate": [0.3, 0.1, 0.2, 0.3, 0.1][seed], "batch": size}
+        write(tmp_path, result)
+    (gallery, *_) = galleries(gather([tmp_path])).values()
+    titles = [part.title for part in gallery]
+    assert "By method.rate" not in titles and "Utility against forgetting" in titles
+
+
+def test_without_a_retrained_model_there_is_no_target(tmp_path):
+    result = run()
+    del result["utility"]["retrain"], result["utility"]["noise_floor"]
+    write(tmp_path, result | {"forgetting": {}, "score": {}, "membership": {}})
+    (part,) = galleries(gather([tmp_path])).values()
+    assert "kga" in texts(part[0].figures[0][1]) and "retrained (A_R)" not in texts(part[0].figures[0][1])
+
+
+def test_the_roc_is_that_of_the_scores_and_few_files_are_read(tmp_path, monkeypatch):
+    for method in METHODS:
+        for seed in range(5):
+            write(tmp_path, run(method, seed), beside=True)
+    read = []
+    original = pd.read_parquet
+    monkeypatch.setattr(pd, "read_parquet", lambda path, **more: read.append(path) or original(path, **more))
+    caption, svg = beside.roc_figure(subject(tmp_path))
+    assert len(read) == len(set(read)) == beside.MOST_METHODS * beside.MOST_SEEDS
+    assert "loss attack" in caption and {"kga", "retrained (A_R)", "original (A_D)", "guessing"} <= texts(svg)
+
+
+def test_mean_rates_are_read_off_the_steps():
+    table = scores({"unlearned": 1.0}, size=50)
+    members, nonmembers = (
+        table.loc[table["split"] == split, "score_loss"].to_numpy() for split in ("forget", "nonmember")
+    )
+    false, true = roc(members, nonmembers)
+    grid = np.array([0.02, 0.1, 0.5, 1.0])
+    assert beside._at(grid, members, nonmembers).tolist() == [true[false <= rate + 1e-12].max() for rate in grid]
+
+
+def test_gaps_are_shown_for_a_few_settings(collected):
+    (found,) = [part for part in subjects(collected) if part.table.group[1] == "embedded"]
+    note, figures = beside.gap_figures(found)
+    assert note == "4 of 6 settings." and figures[0][0] == "kga alpha=0.0, 2 seeds"
+
+
+def test_names_from_data_are_plain_text():
+    style = Style("#080100")
+    names = ["<script>alert(1)</script>", "$\\frac{", "_hidden", "a\x00b", "x" * 100]
+    curves = [
+        Curve(name, np.array([1.0, 2.0]), np.array([1.0, number]), np.zeros(2), style)
+        for number, name in enumerate(names)
+    ]
+    svg = key_curves(curves, "<b>", "y & z")
+    assert "<script" not in svg and "<b>" not in svg and "\x00" not in svg
+    shown = texts(svg)
+    assert {
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "$\\frac{",
+        "\N{ZERO WIDTH SPACE}_hidden",
+        "a b",
+        "&lt;b&gt;",
+    } <= shown
+    assert len(plain("x" * 100)) < 50
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(0.0123, "0.012 s"), (1.0, "1.0 s"), (59.94, "59.9 s"), (1234.5, "1234 s")]
+)
+def test_seconds_have_digits_by_their_size(value, written):
+    assert seconds(value) == written
