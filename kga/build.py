@@ -16,6 +16,8 @@ from kga.data.corpus import Corpus
 from kga.data.splits import Splits
 from kga.errors import UserError
 from kga.hardware import one_device
+from kga.inputs import data_alone, data_fingerprint
+from kga.ledger import Ledger
 from kga.methods.base import Method
 from kga.optim import Optim
 from kga.quiet import quiet_libraries
@@ -46,6 +48,7 @@ def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, fold
         cfg["original"]["path"],
         loggers,
         {name: value for name, value in cfg["task"].items() if name not in ("_target_", "name")},
+        Ledger(store.root, cfg, data_alone(corpus, cfg), data_fingerprint(corpus, cfg)),
     )
 
 

@@ -1,15 +1,14 @@
 """The command line: composes the config, calls the experiment, turns mistakes into one line and exit code 2."""
 
-import errno
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+
+from kga.errors import RunFailed, UserError
+from kga.mistakes import explain
 
 TRACEBACK = "HYDRA_FULL_ERROR"
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -34,34 +33,47 @@ def main() -> None:
             traceback.print_exception(error)
         print(f"kga: {explain(error)}", file=sys.stderr)
     if mistakes:
-        sys.exit(2)
+        sys.exit(max(getattr(error, "code", 2) for error in mistakes))
 
 
 def application(mistakes: list[Exception]) -> Callable[[], None]:
-    """Hydra's main around one run. Collects user mistakes, so that the other runs of a sweep go on.
-
-    In a process of a launcher's (a SLURM job) a mistake is raised instead, so that the job is shown as failed.
-    """
+    """Hydra's main around one run. Collects a user's mistakes; in a sweep they are raised, and its launcher tells of them."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    from kga import config, ranks
+    from kga import config, plugins, ranks
+    from kga.hparams import objectives
     from kga.paths import config_dir
 
     config.register()
-    process = os.getpid()
+    plugins.register()
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
-    def run(cfg) -> None:
+    def run(cfg) -> tuple[float, float] | None:
         try:
             plain = config.resolved(cfg)
             config.check(plain)
-            execute(plain) if plain["forget"].get("list") else ranks.launch(execute, plain)
+            if plain["forget"].get("list"):
+                return execute(plain)
+            return objectives(ranks.launch(execute, plain))
         except Exception as error:
-            if explain(error) is None or os.getpid() != process:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise portable(error) from None
+            if explain(error) is None:
                 raise
             mistakes.append(error)
 
     return run
+
+
+def portable(error: Exception) -> UserError:
+    """The error of a run of a sweep as other processes can read it. What is no mistake is shown here, with its traceback."""
+    line = explain(error)
+    if line is not None:
+        return error if isinstance(error, RunFailed) else UserError(line)
+    traceback.print_exception(error)
+    return RunFailed("".join(traceback.format_exception_only(error)).strip().splitlines()[0])
 
 
 def execute(cfg: dict) -> dict | None:
@@ -83,76 +95,3 @@ def execute(cfg: dict) -> dict | None:
         report = write_run_report(folder, texts_of(cfg, evaluated_ids(folder)) if config.shows_texts(cfg) else None)
     print_result(result, report)
     return result
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for a mistake that the user can mend, or None for a fault of the program."""
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from kga.errors import UserError
-
-    for cause in chain(error):
-        if isinstance(cause, UserError):
-            return " ".join(str(cause).split())
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number in FULL or "No space left on device" in str(cause):
-            return f"the disk is full{_named(cause)}: free some space and run the same command again"
-        if number in UNWRITABLE:
-            return f"{cause.strerror}{_named(cause)}: mend that, or choose other folders with output=DIR, store=DIR"
-    of_config = isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error)
-    return config_mistake(error) if of_config and not isinstance(error, InstantiationException) else None
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _named(error: BaseException) -> str:
-    filename = getattr(error, "filename", None)
-    return f" ({filename})" if filename else ""
-
-
-def config_mistake(error: Exception) -> str:
-    """Hydra's message about an unknown key or group value as one line with the nearest names."""
-    from kga.errors import nearest
-
-    text = " ".join(str(error).split()).partition(" See https://hydra.cc")[0]
-    if group := re.search(r"Could not find '([\w/]+)/([^']*)'", text):
-        known = re.findall(r"^\t([^=\n]+)$", str(error), re.MULTILINE)
-        return f"{group[1]}={group[2]} is unknown" + (f": {nearest(group[2], known)}" if known else "")
-    if key := re.search(r"Could not (?:override|delete from config\.) '([^'=]+)", text):
-        return unknown_key(key[1])
-    return text
-
-
-def unknown_key(key: str) -> str:
-    """What is wrong with a key that the composed config does not have."""
-    from kga.errors import nearest
-
-    known = config_keys()
-    if key in known:
-        return f"the config has no key {key} here: only another choice of {key.split('.')[0]}=... has it"
-    return f"the config has no key {key}: {nearest(key, known)}"
-
-
-def config_keys() -> list[str]:
-    """Every key of the default config, dotted; plus the groups."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from kga.paths import config_dir
-
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = OmegaConf.to_container(compose("config"), resolve=False)
-
-    def walk(node: dict, prefix: str) -> Iterator[str]:
-        for name, value in node.items():
-            yield prefix + str(name)
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{name}.")
-
-    return list(walk(cfg, ""))

@@ -15,7 +15,7 @@ from kga.hashing import RECIPE, SCHEMA, digest
 from kga.paths import config_dir
 
 # Keys that do not change what a run computes: where it lies, how it is shown, what it runs on.
-IDLE = ("output", "store", "report", "logger", "launcher")
+IDLE = ("output", "store", "report", "logger", "launcher", "hparams", "sweep", "hydra")
 IDLE_HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "checkpoint_minutes", "profiler", "compile")
 STRATEGIES = ("auto", "ddp", "fsdp")  # one process, or several
 ATTACK_KEYS = {"shadows", "bootstrap"}  # of all attacks
@@ -79,6 +79,7 @@ def check(cfg: Mapping) -> None:
     if not _is_whole(cfg["seed"], 0) or cfg["seed"] >= 2**31:
         raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more, below 2**31")
     _check_trainer(cfg.get("trainer") or {})
+    _check_launcher(cfg.get("launcher") or {})
     _check_sharded(cfg)
     one_of("reference", cfg["reference"], ("retrain", "none"))
     for key in ("optim", "method.optim", "method.helpers.optim", "attack.relearn.optim"):
@@ -135,6 +136,18 @@ def _check_trainer(options: Mapping) -> None:
     one_of("trainer.frozen_dtype", kind, (None, "bfloat16", "float32"))
     if str(options.get("precision")).startswith("16"):
         raise UserError(f"trainer.precision={options['precision']} is not supported: use 32-true or bf16-mixed")
+
+
+def _check_launcher(options: Mapping) -> None:
+    """Refuses values of ``launcher.*`` that would be found only when jobs are submitted."""
+    for name in {"retry", "wait"} & options.keys():
+        if not isinstance(options[name], bool):
+            raise UserError(f"launcher.{name}={_shown(options[name])} must be true or false")
+    for name in {"jobs", "minutes", "cpus", "parallel"} & options.keys():
+        _require_whole(f"launcher.{name}", options[name], null=False)
+    for name in {"requeues", "signal_lead"} & options.keys():
+        if not _is_whole(options[name], 0):
+            raise UserError(f"launcher.{name}={_shown(options[name])} must be an integer of 0 or more")
 
 
 def _check_sharded(cfg: Mapping) -> None:

@@ -25,14 +25,14 @@ _SHARE = 12  # characters of a share beside its distance, with the blank before 
 _STYLES = {"good": "green", "fair": "yellow", "bad": "red", "": "dim"}
 
 
-def _rank() -> int:
-    """The rank of this process, as launchers announce it; 0 without one."""
+def is_first_process() -> bool:
+    """Whether this process is the first of those that a launcher has started, as launchers announce it."""
     found = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((int(value) for value in found if value), 0)
+    return next((int(value) for value in found if value), 0) == 0
 
 
 # Names, labels and paths come from users: nothing in them is markup. Only rank zero speaks.
-console = Console(markup=False, highlight=False, emoji=False, quiet=_rank() != 0)
+console = Console(markup=False, highlight=False, emoji=False, quiet=not is_first_process())
 
 
 class Advance(Protocol):

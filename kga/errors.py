@@ -12,6 +12,14 @@ class UserError(Exception):
     """
 
 
+class RunFailed(UserError):
+    """One or more runs failed; the message says why, or where that stands. code: what the command ends with."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """The names most like ``name``, or all (if few) where none is near, to end an error message with."""
     known = sorted(known)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 
 from kga import config
 from kga.console import note
@@ -53,7 +54,7 @@ def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
         *([chosen_by] if isinstance(chosen_by, str) else chosen_by),
     )
     parts = [
-        column_digest(column(table, name))
+        _digest(table, name)
         for table in corpus.splits.values() for name in deciding if name in table.column_names
     ]  # fmt: skip
     for path in (cfg["original"]["path"], cfg["new"]["path"], cfg["forget"].get("path"), cfg["model"].get("name")):
@@ -63,6 +64,22 @@ def data_fingerprint(corpus: Corpus, cfg: Mapping) -> str:
         elif found is not None and found.is_file():
             parts.append(file_digest(found))
     return strings_digest(parts)
+
+
+_digests: WeakKeyDictionary[Dataset, dict[str, str]] = WeakKeyDictionary()
+
+
+def _digest(table: Dataset, name: str) -> str:
+    """Digest of a column, computed once: two digests of a data set share most of their columns."""
+    known = _digests.setdefault(table, {})
+    if name not in known:
+        known[name] = column_digest(column(table, name))
+    return known[name]
+
+
+def data_alone(corpus: Corpus, cfg: Mapping) -> str:
+    """The digest of a data set whatever its request: of what A_D is made of."""
+    return data_fingerprint(corpus, {**cfg, "forget": {}, "new": {"path": None}})
 
 
 def texts_of(cfg: Mapping, ids: set[str]) -> dict[str, str]:

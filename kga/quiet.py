@@ -31,6 +31,7 @@ def quiet_libraries() -> None:
     """For the whole process: no progress bars of transformers, no hardware reports of Lightning."""
     import transformers
 
+    warnings.filterwarnings("ignore", ".*srun. command is available")  # at every Trainer on a login node
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):

@@ -46,11 +46,18 @@ def finished_result(folder: Path) -> dict | None:
 
 
 def _finished(folder: Path) -> dict | None:
+    state, result = state_of(folder)
+    return result if state == "completed" else None
+
+
+def state_of(folder: Path) -> tuple[str | None, dict]:
+    """What there is of a run: "completed", "failed" or None, and its result."""
     path = folder / "result.json"
     if not path.is_file():
-        return None
+        return None, {}
     result = json.loads(path.read_text())
-    return result if result.get("status") == "completed" and (folder / "model").is_dir() else None
+    whole = result.get("status") == "failed" or (folder / "model").is_dir()
+    return result.get("status") if whole else None, result
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
+from kga import ranks
 from kga.console import note
 from kga.data.batching import Ordered, supervised
 from kga.data.corpus import Listed
@@ -23,6 +24,7 @@ from kga.errors import UserError
 from kga.evaluation import measure
 from kga.hashing import RECIPE, digest, folder_digest, state_digest
 from kga.keeper import Keeper
+from kga.ledger import HELPERS, ORIGINAL, UNLEARNED, Ledger, retrained
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method, Statistic
 from kga.models.ensemble import member_folders
@@ -69,11 +71,13 @@ class Study:
     def __init__(
         self, splits: Splits, task: type[TaskModule], family, head: dict, optim: Optim, store: Store, hardware: Mapping,
         seed: int, original: str | None = None, loggers=(), task_options: Mapping | None = None,
+        ledger: Ledger | None = None,
     ) -> None:  # fmt: skip
         self.splits, self.task, self.family, self.optim = splits, task, family, optim
         self.task_options = dict(task_options or {})
         self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
         self.given = self.source = Path(original).expanduser() if original else None
+        self.ledger = ledger
         self.label = ""  # before the titles of what is trained, in a world
         self._original: Trained | None = None
         self.max_length = family.max_length
@@ -154,13 +158,13 @@ class Study:
 
     def has_original(self) -> bool:
         """Whether A_D is in the store already."""
-        return self.store.has("original", self._plan(self.splits["train"], epoch_ends=True)[1])
+        return self.store.has("original", self.planned(self.splits["train"], epoch_ends=True)[1])
 
     def original(self) -> Trained:
         """A_D: trained on D, or the given model."""
         if self._original is None:
             self._original = (
-                self.train("original", self.splits["train"], "A_D on D", epoch_ends=True)
+                self.train("original", self.splits["train"], ORIGINAL, epoch_ends=True)
                 if self.given is None
                 else Trained(self.given, folder_digest(self.given), {})
             )
@@ -169,8 +173,9 @@ class Study:
     def retrained(self, number: int = 0) -> Trained:
         """A_R: trained on D_r with A_D's recipe and number of epochs. ``number`` > 0: further ones, with other seeds."""
         epochs = self.original().meta.get("epochs") if self.optim.patience else None
-        title = "A_R on D without the forget set" + (f" (seed {number + 1})" if number else "")
-        return self.train("retrained", self.splits["retain"], title, seed=self.seed + 1000 * number, stop_epochs=epochs)
+        return self.train(
+            "retrained", self.splits["retain"], retrained(number), seed=self.seed + 1000 * number, stop_epochs=epochs
+        )
 
     def helper(self, name: str, helper: Helper) -> Trained:
         """An auxiliary model of a method."""
@@ -180,7 +185,7 @@ class Study:
         if helper.retain_share:
             rows = np.concatenate([rows, self._extra(helper, rows)])
         optim = replace(self.optim, **helper.optim)
-        title = {"forget": "A_f on the forget set", "new": "A_n on the new set"}.get(helper.split, name)
+        title = HELPERS.get(helper.split, name)
         return self.train("helpers", Split("train", rows), title, optim=optim, start=helper.start)
 
     def _untrained(self, name: str, helper: Helper) -> Trained:
@@ -250,7 +255,7 @@ class Study:
         start: "pretrained", "scratch" or "original"; after: go on from that model, and from its optimiser where that was
         kept (``keep_optimizer``). epoch_ends: keep the weights of the last two.
         """
-        module, recipe = self._plan(
+        module, recipe = self.planned(
             split, seed=seed, optim=optim, start=start, epoch_ends=epoch_ends, stop_epochs=stop_epochs, after=after,
             keep_optimizer=keep_optimizer,
         )  # fmt: skip
@@ -272,11 +277,11 @@ class Study:
             module.save(out)
             if epoch_ends:
                 shutil.copytree(work / "epoch_ends", out / "epoch_ends")
-            return meta | {"peak_memory_bytes": memory.peak}
+            return meta | {"units": len(split) * meta["epochs"], "peak_memory_bytes": memory.peak}
 
         return self.keep(kind, recipe, make, title, together=True)
 
-    def _plan(
+    def planned(
         self, split: Split, *, seed: int | None = None, optim: Optim | None = None, start: str = "pretrained",
         epoch_ends: bool = False, stop_epochs: int | None = None, after: Trained | None = None,
         keep_optimizer: bool = False,
@@ -305,6 +310,9 @@ class Study:
         artifact: Artifact = self.store.get(kind, recipe, make, together)
         if artifact.reused and not self.label:
             note(f"{title}: reused from the store")
+        if self.ledger is not None and ranks.is_main():
+            meta = artifact.meta
+            self.ledger.note(kind, self.label + title, artifact.path, meta.get("seconds", 0.0), meta.get("units", 0.0))
         return Trained(artifact.path, artifact.key, artifact.meta, artifact.bytes())
 
     def signals(self, trained: Trained, split: Split, batch_size: int = 128) -> pd.DataFrame:
@@ -381,7 +389,7 @@ class Study:
             return meta | {"cache_seconds": cached, "peak_memory_bytes": memory.peak, "cache_bytes": held,
                            "unlearning": method.outcome()}  # fmt: skip
 
-        return self.keep("unlearned", recipe, make, "A*", together=not method.edits)
+        return self.keep("unlearned", recipe, make, UNLEARNED, together=not method.edits)
 
 
 def _require_positions(module: TaskModule) -> None:

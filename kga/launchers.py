@@ -1,0 +1,187 @@
+"""How the runs of a sweep are made: Hydra's own launchers (basic, joblib, submitit) with kga's plan, record and report.
+
+Hydra knows them as ``hydra_plugins.kga_launchers`` (see ``kga.plugins``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+
+from kga import config
+from kga.console import note, progress
+from kga.errors import RunFailed
+from kga.sweep import Failed, Job, Sweep
+
+CRASHES = 2  # ended processes that a run may have been in before it is taken for the cause
+
+
+class Sweeping:
+    """What all launchers have in common. ``make`` makes the runs that are to be made, in whatever way."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Makes the runs of a batch that are not there, and returns what came of each (Hydra's interface)."""
+        sweep = Sweep(self.config, self.hydra_context, job_overrides, initial_job_idx)
+        self.require(sweep)
+        sweep.announce(self.plan(sweep))
+        sweep.write()
+        self.make(sweep)
+        sweep.conclude()
+        if error := sweep.error():
+            for job in sweep.failed:
+                job.returned = Failed(job.overrides, error)
+        return [job.returned for job in sweep.jobs]
+
+    def require(self, sweep: Sweep) -> None:
+        """UserError where the runs can't be launched at all."""
+
+    def plan(self, sweep: Sweep) -> list[str]:
+        """What is going to be trained, in lines; nothing where all is there."""
+        if not sweep.open:
+            return []
+        from kga.plan import lines
+
+        return lines(sweep.open, self.workers, self.runs_here)
+
+    runs_here = True  # whether runs are made on this machine, so that timing updates on it tells something
+
+    @property
+    def workers(self) -> int:
+        """Runs that are made at a time."""
+        return 1
+
+    def make(self, sweep: Sweep) -> None:
+        raise NotImplementedError
+
+
+class OneByOne(Sweeping, BasicLauncher):
+    """One run after another, in this process."""
+
+    def make(self, sweep: Sweep) -> None:
+        for job in sweep.open:
+            with sweep.run(job):
+                (returned,) = BasicLauncher.launch(self, [job.overrides], job.number)
+            sweep.end(job, returned)
+
+
+class Local(Sweeping, JoblibLauncher):
+    """Several processes of this machine (joblib), the processor's threads divided among them."""
+
+    @property
+    def workers(self) -> int:
+        return self.joblib["n_jobs"]
+
+    def make(self, sweep: Sweep) -> None:
+        """Makes the runs. Where a process is ended from outside, all are: the others' runs are started again."""
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        logs, crashes = sweep.folder / "logs", Counter()
+        logs.mkdir(parents=True, exist_ok=True)
+        note(f"each run writes into a file of its own: {logs}")
+        done = len(sweep.jobs) - len(sweep.open)
+        with progress("Runs", len(sweep.jobs), done) as advance:
+            while jobs := sweep.open:
+                try:
+                    for number, returned in self._returns(jobs, logs):
+                        job = next(job for job in jobs if job.number == number)
+                        sweep.end(job, returned)
+                        tell(job)
+                        advance()
+                except TerminatedWorkerError:
+                    for job in _suspects(sweep.open, logs):
+                        crashes[job.number] += 1
+                        if crashes[job.number] == CRASHES:
+                            job.fail(RunFailed("its process was ended from outside (out of memory?)"))
+                            tell(job)
+                            advance()
+
+    def _returns(self, jobs: Sequence[Job], logs: Path) -> Iterator[tuple[int, JobReturn]]:
+        from joblib import Parallel, delayed
+
+        state = Singleton.get_state()
+        parts = (self.hydra_context, self.config, self.task_function, state)
+        options = {"backend": "loky", "return_as": "generator_unordered", **self.joblib}
+        return Parallel(**options)(delayed(_logged)(job.number, job.overrides, logs, *parts) for job in jobs)
+
+
+def _logged(number: int, overrides: Sequence[str], logs: Path, *parts: object) -> tuple[int, JobReturn]:
+    """One run in a process of its own, whose output goes to a file."""
+    from hydra_plugins.hydra_joblib_launcher._core import execute_job
+
+    config.register()
+    started = logs / f"{number}.started"
+    started.touch()
+    with (logs / f"{number}.log").open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        try:
+            return number, execute_job(number, overrides, *parts)
+        finally:
+            started.unlink()
+
+
+def _suspects(jobs: Sequence[Job], logs: Path) -> list[Job]:
+    """The runs that were being made when a process was ended."""
+    found = []
+    for job in jobs:
+        with suppress(FileNotFoundError):
+            (logs / f"{job.number}.started").unlink()
+            found.append(job)
+    return found
+
+
+def tell(job: Job) -> None:
+    """Says how a run ended that was made elsewhere."""
+    note(f"{job.label}: {job.state}" + (f": {job.error}" if job.error else ""))
+
+
+class Slurm(Sweeping, SlurmLauncher):
+    """One SLURM job for each run, as one array (submitit); a process has as many threads as the job has processors for it."""
+
+    runs_here = False
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        threads = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
+        self.params["setup"] = [threads, *(self.params["setup"] or ())]
+        self.params["additional_parameters"] = {"requeue": True, **self.params["additional_parameters"]}
+
+    @property
+    def workers(self) -> int:
+        return self.params["array_parallelism"]
+
+    def require(self, sweep: Sweep) -> None:
+        from kga.slurm import require_slurm
+
+        require_slurm()
+
+    def __call__(self, *arguments: object) -> JobReturn:
+        config.register()  # this is the job's own process
+        return super().__call__(*arguments)
+
+    def make(self, sweep: Sweep) -> None:
+        from kga.slurm import Queue
+
+        if not sweep.open:
+            return
+        queue = Queue(sweep, self.params)
+        queue.attach()
+        if new := queue.missing():
+            state = Singleton.get_state()
+            queue.submit(
+                self, [(list(job.overrides), "hydra.sweep.dir", job.number, str(job.number), state) for job in new], new
+            )
+        sweep.write()
+        if self.config.launcher.wait:
+            queue.wait(tell)
+        else:
+            queue.leave()
