@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow bench lint
+.PHONY: demo test test-slow test-cluster bench lint
 
 demo: $(READY)
 	$(BIN)/kga
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# On a SLURM that the tests start, one for each of the two workers; skipped, with what to install, where there can be none.
+test-cluster: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m cluster tests/cluster
 
 # Speed, memory and scaling against the published loop and a lower bound; writes docs/benchmark.md. BENCH=--quick: a trial.
 bench: $(READY)
