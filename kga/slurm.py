@@ -62,6 +62,10 @@ class Queue:
         for job in known:
             if job.id in queue:
                 self.jobs[job.number] = self._handle(job.id)
+            elif (how := ended_as(job.id)).startswith(LOST) and not job.cfg["launcher"]["retry"]:
+                job.fail(
+                    RunFailed(f"SLURM job {job.id} is {how}, without a result: see {self._handle(job.id).paths.stderr}")
+                )
             else:
                 job.id = None
         if self.jobs:

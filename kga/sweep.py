@@ -218,7 +218,7 @@ class Sweep:
             return
         if any(job.state == "completed" for job in self.jobs):
             self._report()
-        if len(self.failed) > 1:
+        if len({job.error for job in self.failed}) > 1:
             for job in self.failed:
                 print(f"failed: {job.label}: {job.error}", file=sys.stderr)
 
@@ -237,13 +237,16 @@ class Sweep:
 
     def error(self) -> RunFailed | None:
         """What the command ends with where runs have failed."""
-        failed = self.failed
+        failed, errors = self.failed, {job.error for job in self.failed}
         if not failed:
             return None
         mistakes = all(job.mistake for job in failed)
-        what = f"{failed[0].label}: {failed[0].error}" if len(failed) == 1 else f"{len(failed)} runs failed"
+        what = f"{len(failed)} runs failed" if len(errors) > 1 else f"{failed[0].label}: {failed[0].error}"
+        if len(failed) == len(self.jobs) and len(errors) == 1:
+            what = failed[0].error
+        others = f" (of {len(self.jobs)} runs; the others are there)" if len(failed) < len(self.jobs) else ""
         again = "" if mistakes else "; launcher.retry=true tries again"
-        return RunFailed(f"{what} (of {len(self.jobs)} runs; the others are there{again})", code=2 if mistakes else 1)
+        return RunFailed(f"{what}{others}{again}", code=2 if mistakes else 1)
 
 
 def composed(cfg: DictConfig, context: HydraContext, job: Job) -> dict:
