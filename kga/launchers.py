@@ -6,7 +6,6 @@ Hydra knows them as ``hydra_plugins.kga_launchers`` (see ``kga.plugins``).
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +20,6 @@ from kga import config
 from kga.console import note, progress
 from kga.errors import RunFailed
 from kga.sweep import Failed, Job, Sweep
-
-CRASHES = 2  # ended processes that a run may have been in before it is taken for the cause
 
 
 class Sweeping:
@@ -84,25 +81,27 @@ class Local(Sweeping, JoblibLauncher):
         """Makes the runs. Where a process is ended from outside, all are: the others' runs are started again."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        logs, crashes = sweep.folder / "logs", Counter()
+        logs, suspects = sweep.folder / "logs", []
         logs.mkdir(parents=True, exist_ok=True)
         note(f"each run writes into a file of its own: {logs}")
         done = len(sweep.jobs) - len(sweep.open)
         with progress("Runs", len(sweep.jobs), done) as advance:
             while jobs := sweep.open:
+                batch = [suspects.pop()] if suspects else jobs
                 try:
-                    for number, returned in self._returns(jobs, logs):
-                        job = next(job for job in jobs if job.number == number)
+                    for number, returned in self._returns(batch, logs):
+                        job = next(job for job in batch if job.number == number)
                         sweep.end(job, returned)
                         tell(job)
                         advance()
                 except TerminatedWorkerError:
-                    for job in _suspects(sweep.open, logs):
-                        crashes[job.number] += 1
-                        if crashes[job.number] == CRASHES:
-                            job.fail(RunFailed("its process was ended from outside (out of memory?)"))
-                            tell(job)
-                            advance()
+                    suspects = [*suspects, *_begun(sweep.open, logs)]  # each is tried again alone
+                    if len(batch) == 1:
+                        suspects = [job for job in suspects if job is not batch[0]]
+                        batch[0].fail(RunFailed("its process was ended from outside (out of memory?)"))
+                        sweep.write()
+                        tell(batch[0])
+                        advance()
 
     def _returns(self, jobs: Sequence[Job], logs: Path) -> Iterator[tuple[int, JobReturn]]:
         from joblib import Parallel, delayed
@@ -129,7 +128,7 @@ def _logged(number: int, overrides: Sequence[str], logs: Path, *parts: object) -
             started.unlink()
 
 
-def _suspects(jobs: Sequence[Job], logs: Path) -> list[Job]:
+def _begun(jobs: Sequence[Job], logs: Path) -> list[Job]:
     """The runs that were being made when a process was ended."""
     found = []
     for job in jobs:
