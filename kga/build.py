@@ -1,17 +1,17 @@
 """From config to objects: the study, the method, the environment it ran in."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from kga import config, ranks
+from kga import config
 from kga.data.corpus import Corpus
 from kga.data.splits import Splits
 from kga.errors import UserError
@@ -30,12 +30,11 @@ def build_method(cfg: Mapping) -> Method:
     return config.build(cfg, "method")
 
 
-def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, folder: Path) -> Study:
-    """The study of the config: task class, model family, optimiser, hardware, loggers."""
+def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, loggers: Sequence[Logger] = ()) -> Study:
+    """The study of the config: task class, model family, optimiser, hardware."""
     quiet_libraries()
     task = get_class(cfg["task"]["_target_"])
     require_trainer(cfg["trainer"])
-    loggers = [config.build(cfg["logger"], name, save_dir=str(folder)) for name in cfg["logger"] if ranks.is_main()]
     return Study(
         splits,
         task,
@@ -49,6 +48,7 @@ def build_study(cfg: Mapping, corpus: Corpus, splits: Splits, store: Store, fold
         loggers,
         {name: value for name, value in cfg["task"].items() if name not in ("_target_", "name")},
         Ledger(store.root, cfg, data_alone(corpus, cfg), data_fingerprint(corpus, cfg)),
+        cfg["evaluation"]["watch"],
     )
 
 
@@ -79,16 +79,6 @@ def _require_epoch_ends(cfg: Mapping) -> None:
         raise UserError(f"{needs}: set optim.epochs to 2 or more")
     if not given and cfg["optim"].get("patience"):
         raise UserError(f"{needs}, and with optim.patience A_D is an earlier epoch: leave out optim.patience")
-
-
-def close(loggers: Iterable[Logger]) -> None:
-    """Ends the loggers' runs, so that the next run of a sweep in this process starts its own."""
-    for logger in loggers:
-        logger.finalize("success")
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            wandb.finish()
 
 
 def environment(cfg: Mapping) -> dict:

@@ -92,6 +92,8 @@ def check(cfg: Mapping) -> None:
             "generated; null: no bound)"
         )
     _check_attack(cfg["attack"])
+    if not _is_whole(cfg["evaluation"]["watch"], 0):
+        raise UserError(f"evaluation.watch={_shown(cfg['evaluation']['watch'])} must be a number of updates (0: none)")
     floor = cfg["evaluation"]["noise_floor"]
     if not _is_whole(floor, 0):
         raise UserError(
@@ -288,6 +290,7 @@ def run_key(cfg: Mapping, fingerprint: str) -> str:
     deciding = {name: value for name, value in cfg.items() if name not in IDLE}
     if not attacked(cfg):
         del deciding["attack"]
+    deciding["evaluation"] = {name: value for name, value in cfg["evaluation"].items() if name != "watch"}
     deciding["forget"] = {name: value for name, value in cfg["forget"].items() if name != "list"}
     deciding["trainer"] = {name: value for name, value in cfg.get("trainer", {}).items() if name not in IDLE_HARDWARE}
     return digest([RECIPE, SCHEMA, json.loads(json.dumps(deciding, default=str)), fingerprint])

@@ -1,7 +1,7 @@
 """The pipeline of one run, on one page: data -> splits -> models -> unlearn -> evaluate -> result.json."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kga import config, ranks
@@ -12,6 +12,7 @@ from kga.hashing import SCHEMA
 from kga.inputs import data_fingerprint, load_corpus, load_new
 from kga.runs import alone, finished_result, keep_model, recorded, run_folder
 from kga.store import Store
+from kga.tracking import Tracking
 
 
 def run(cfg: Mapping) -> tuple[dict, Path]:
@@ -36,23 +37,24 @@ def run(cfg: Mapping) -> tuple[dict, Path]:
         result = {"schema": SCHEMA, "status": None, "error": None, "task": task, "data": corpus.name,
                   "model": cfg["choices"]["model"], "method": method, "seed": cfg["seed"],
                   "config": dict(cfg), "key": key}  # fmt: skip
-        with recorded(folder, result):
-            result |= _study(cfg, corpus, folder)
+        with recorded(folder, result), Tracking(cfg, key, folder) as tracking:
+            result |= _study(cfg, corpus, folder, tracking.loggers)
+            tracking.conclude(result)
         return finished_result(folder), folder
 
 
-def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
+def _study(cfg: Mapping, corpus: Corpus, folder: Path, loggers: Sequence) -> dict:
     """Everything that takes time; torch is first imported here."""
     from kga.assess import assess, named_models, write_examples
     from kga.audit import Audit, build_attacks
-    from kga.build import build_method, build_study, close, environment, require_inputs
+    from kga.build import build_method, build_study, environment, require_inputs
     from kga.cost import cost, seconds
 
     method, attacks, store = build_method(cfg), build_attacks(cfg), Store(cfg["store"], note)
-    splits = _splits(cfg, corpus, lambda sets: build_study(cfg, corpus, sets, store, folder))
+    splits = _splits(cfg, corpus, lambda sets: build_study(cfg, corpus, sets, store))
     require_inputs(cfg, method, splits)
     ranks.from_main(lambda: splits.write(folder / "splits.parquet"))
-    study = build_study(cfg, corpus, splits, store, folder)
+    study = build_study(cfg, corpus, splits, store, loggers)
     method.require(study)
     audit = Audit(study, cfg, attacks, lambda: build_method(cfg))
     audit.require()
@@ -72,7 +74,6 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path) -> dict:
     stage("Unlearning", cfg["choices"]["method"])
     made = study.forget(method, cfg["method"])
     keep_model(made.unlearned.folder, folder)
-    close(study.loggers)
 
     stage("Evaluation")
     started = time.monotonic()

@@ -162,9 +162,9 @@ def timed(cfg: Mapping) -> float:
 
     corpus = load_corpus(cfg)
     train = {"train": Split("train", cut_off(cfg, corpus)[0])}
-    own = {**cfg, "logger": {}, "original": {"path": None}}
+    own = {**cfg, "original": {"path": None}}
     with tempfile.TemporaryDirectory() as folder:
-        study = build_study(own, corpus, Splits(train, corpus.splits, ()), Store(cfg["store"]), Path(folder))
+        study = build_study(own, corpus, Splits(train, corpus.splits, ()), Store(cfg["store"]))
         optim = replace(study.optim, updates=PROBED, patience=None)
         module, _ = study.planned(study.splits["train"], optim=optim)
         updates = supervised(study.view(study.splits["train"]), optim, cfg["seed"])

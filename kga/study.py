@@ -33,6 +33,7 @@ from kga.store import Artifact, Store
 from kga.tasks.base import TaskModule
 from kga.training import EpochEnds, KeepOptimizer, fit
 from kga.unlearning import on_device, unlearn
+from kga.watching import Watch
 
 DTYPE = ("dtype",)  # what a model's file says of it is moot: all are loaded in float32
 
@@ -71,13 +72,13 @@ class Study:
     def __init__(
         self, splits: Splits, task: type[TaskModule], family, head: dict, optim: Optim, store: Store, hardware: Mapping,
         seed: int, original: str | None = None, loggers=(), task_options: Mapping | None = None,
-        ledger: Ledger | None = None,
+        ledger: Ledger | None = None, watch: int = 0,
     ) -> None:  # fmt: skip
         self.splits, self.task, self.family, self.optim = splits, task, family, optim
         self.task_options = dict(task_options or {})
         self.store, self.hardware, self.seed, self.loggers = store, dict(hardware), seed, loggers
         self.given = self.source = Path(original).expanduser() if original else None
-        self.ledger = ledger
+        self.ledger, self.watch = ledger, watch
         self.label = ""  # before the titles of what is trained, in a world
         self._original: Trained | None = None
         self.max_length = family.max_length
@@ -378,7 +379,7 @@ class Study:
             with PeakMemory() as memory:
                 meta = unlearn(
                     method, student, hardware=self.hardware, seed=self.seed, work=work, loggers=self.loggers,
-                    description=f"{self.label}A* unlearning",
+                    callbacks=self._watching(), description=f"{self.label}A* unlearning",
                 )  # fmt: skip
             student.save(out)
             if method.history:
@@ -390,6 +391,13 @@ class Study:
                            "unlearning": method.outcome()}  # fmt: skip
 
         return self.keep("unlearned", recipe, make, UNLEARNED, together=not method.edits)
+
+    def _watching(self) -> list[Watch]:
+        """What shows the loggers how A* does while it unlearns; not where a model lies in parts."""
+        if not (self.loggers and self.watch) or self.hardware.get("strategy") == "fsdp":
+            return []
+        sets = {"validation": everything(self.tables["validation"], self.codec), "forget": self.examples("forget")}
+        return [Watch(sets, self.watch)]
 
 
 def _require_positions(module: TaskModule) -> None:

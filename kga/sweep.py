@@ -223,10 +223,16 @@ class Sweep:
                 print(f"failed: {job.label}: {job.error}", file=sys.stderr)
 
     def _report(self) -> None:
-        from kga.report.collected import write_report  # draws figures: slow to import
+        """The report over the sweep's runs, as a page and for the loggers that take one."""
+        from kga.report.gather import gather  # draws figures: slow to import
+        from kga.report.writers import write
+        from kga.tracking import summarise
 
         try:
-            written = write_report([self.folder], self.folder, ("html", "csv"))
+            collected = gather([self.folder])
+            written = write(collected, ["html", "csv"], self.folder)
+            cfg = next(job.cfg for job in self.jobs if job.cfg)
+            summarise(cfg, self.name, [run.result for run in collected.runs], collected.tables, self.folder)
         except Exception as error:  # the runs are there, and what failed among them is to be told
             traceback.print_exception(error)
             note(f"the report could not be written; kga-report {self.folder} tries again")

@@ -30,7 +30,7 @@ def logged(output: Path, logger: str, seed: int = 0) -> Path:
 def test_csv_has_a_row_per_update(tmp_path):
     folder = logged(tmp_path, "csv")
     (path,) = folder.rglob("metrics.csv")
-    rows = list(csv.DictReader(path.open()))
+    rows = [row for row in csv.DictReader(path.open()) if row["unlearn/a"]]
     own = list(csv.DictReader((folder / "updates.csv").open()))
     assert len(rows) == len(own) == UPDATES
     assert [float(row["unlearn/a"]) for row in rows] == pytest.approx([float(row["a"]) for row in own])
@@ -40,10 +40,12 @@ def test_tensorboard_has_a_point_per_update(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = logged(tmp_path, "tensorboard")
-    (path,) = folder.rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(path))
-    events.Reload()
-    assert len(events.Scalars("unlearn/a")) == UPDATES
+    points = 0
+    for path in folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        points += len(events.Scalars("unlearn/a")) if "unlearn/a" in events.Tags()["scalars"] else 0
+    assert points == UPDATES
 
 
 def test_wandb_runs_offline_and_ends_with_the_run(tmp_path):

@@ -1,0 +1,207 @@
+"""A W&B run for each run of kga: named by its key, so that it goes on after a requeue; its tables and curves at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+
+from kga.console import note
+from kga.metrics.membership import roc
+from kga.report import summary
+from kga.report.examples import SCORE
+from kga.report.tables import MainTable
+from kga.tracking import numbers
+
+STEP = "trainer/global_step"
+# What methods say of an update, and of which of it a run's summary keeps extremes.
+EXTREMES = ("a", "g", "retain", "forget", "loss", "error", "utility_validation", "utility_forget")
+LAST = ("sign", "a0", "lr")
+POINTS = 200  # of a curve
+TIMEOUT = 30.0  # seconds that a server has to answer
+
+_told: set[str] = set()  # what has been said in this process: once is enough in a sweep
+
+
+class RunLogger(WandbLogger):
+    """Lightning's logger around a W&B run of kga's own.
+
+    group: the sweep's name if None. mode: "online", "offline" or "disabled"; if None as WANDB_MODE says, else online with a
+    key and offline without one. texts: whether sample outputs go there, too (only such as the report may show).
+    """
+
+    def __init__(
+        self, save_dir: str, project: str = "kga", entity: str | None = None, group: str | None = None,
+        tags: Sequence[str] = (), mode: str | None = None, texts: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(save_dir=save_dir, project=project)
+        self.place = {"project": project, "entity": entity, "group": group, "mode": mode or _mode()}
+        self.tags, self.texts = list(tags), texts
+
+    def begin(self, cfg: Mapping, key: str, folder: Path) -> None:
+        """Starts the W&B run, or goes on with it. Exact names are defined before Lightning's glob would win over them."""
+        choices = cfg["choices"]
+        own = {"group": self.place["group"] or cfg["sweep"]}
+        self._experiment = run = start(
+            self.place | own, folder, id=key[:16], name=folder.name, job_type=choices["method"],
+            tags=[cfg["task"]["name"], choices["data"], choices["model"], f"forget={choices['forget']}", *self.tags],
+            config={name: value for name, value in cfg.items() if name != "logger"},
+        )  # fmt: skip
+        run.define_metric(STEP, hidden=True)
+        for name in EXTREMES:
+            run.define_metric(f"unlearn/{name}", step_metric=STEP, summary="min,max,last")
+        for name in LAST:
+            run.define_metric(f"unlearn/{name}", step_metric=STEP, summary="last")
+
+    def conclude(self, result: Mapping, folder: Path) -> None:
+        """Numbers of the result, the comparison as a table, ROC curves and losses."""
+        run = self.experiment
+        run.summary.update(dict(numbers(result)) | {"status": "completed"})
+        shown: dict[str, Any] = {"comparison": _comparison(result)}
+        examples = pd.read_parquet(folder / "examples.parquet")
+        shown |= _losses(examples) | _curves(examples)
+        if self.texts and (folder / "samples.parquet").is_file():
+            shown["samples"] = wandb.Table(dataframe=pd.read_parquet(folder / "samples.parquet").astype(str))
+        run.log(shown)
+
+    def end(self, error: BaseException | None) -> None:
+        """Ends the W&B run; a failed one with its error."""
+        run = self.experiment
+        if error is not None:
+            run.summary.update({"status": "failed", "error": str(error)})
+        finish(run, failed=error is not None)
+
+    def summarise(self, name: str, runs: Sequence[Mapping], tables: Sequence[MainTable], folder: Path) -> None:
+        """A W&B run for a whole sweep, in its group: the tables over seeds, what alpha does, and how many runs there are.
+
+        runs: results, as result.json holds them.
+        """
+        completed = [run for run in runs if run.get("status") == "completed"]
+        place = self.place | {"group": self.place["group"] or name}
+        run = start(place, folder, id=_identifier(name), name=name, job_type="sweep", tags=["sweep", *self.tags])
+        run.summary.update({"runs": len(runs), "completed": len(completed), "failed": len(runs) - len(completed)})
+        shown: dict[str, Any] = {}
+        for table in tables:
+            cells = [[line[column] for column in table.header] for line in table.lines]
+            shown[f"table/{table.title}"] = wandb.Table(columns=list(table.header), data=cells)
+        run.log(shown | _alphas(completed))
+        finish(run, failed=len(runs) > len(completed))
+
+
+def start(place: Mapping, folder: Path, **described: object):
+    """A W&B run, the same again for the same id; offline where the server does not answer."""
+    settings = wandb.Settings(init_timeout=TIMEOUT, silent=os.environ.get("WANDB_SILENT", "true") == "true")
+    options = {"dir": str(folder), "resume": "allow", "settings": settings, **place, **described}
+    try:
+        return wandb.init(**options)
+    except wandb.Error as error:
+        if place["mode"] == "offline":
+            raise
+        _say(f"W&B does not answer ({' '.join(str(error).split())[:200]}): going on offline")
+        return wandb.init(**options | {"mode": "offline"})
+
+
+def finish(run, failed: bool) -> None:
+    """Ends a W&B run and says where it is."""
+    offline, url, output = run.offline, run.url, Path(run.dir).parents[4]
+    run.finish(exit_code=int(failed))
+    if offline:
+        _say(
+            f"W&B: kept offline, without a key or as asked for; to upload: wandb sync {output}/*/*/wandb/offline-run-*"
+        )
+    elif url:
+        note(f"W&B: {url}")
+
+
+def _say(text: str) -> None:
+    """A note that is made once in a process."""
+    if text not in _told:
+        _told.add(text)
+        note(text)
+
+
+def _mode() -> str:
+    """As the environment says; else online where there is a key."""
+    if chosen := os.environ.get("WANDB_MODE"):
+        return chosen
+    wandb.setup(wandb.Settings(silent=True))
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def _comparison(result: Mapping) -> wandb.Table:
+    """The main table: a row for each model."""
+    rows = summary.main_rows(result)
+    columns = ["model", *summary.SPLITS, "jsd", "tow", "seconds"]
+    cells = [
+        [row.label, *(row.utility[split] for split in summary.SPLITS), row.jsd, row.tow, row.seconds] for row in rows
+    ]
+    return wandb.Table(columns=columns, data=cells)
+
+
+def _losses(examples: pd.DataFrame) -> dict[str, wandb.Histogram]:
+    found = {}
+    for (model, split), rows in examples[examples["split"].isin(summary.SPLITS)].groupby(["model", "split"]):
+        finite = rows["loss"].to_numpy(float)
+        finite = finite[np.isfinite(finite)]
+        if len(finite):
+            found[f"losses/{split}/{model}"] = wandb.Histogram(finite)
+    return found
+
+
+def _curves(examples: pd.DataFrame) -> dict[str, Any]:
+    """An ROC curve of every attack: D_f against unseen examples, a line for each model."""
+    found = {}
+    for column in (name for name in examples.columns if name.startswith(SCORE)):
+        lines = {}
+        for model, rows in examples[examples[column].notna()].groupby("model"):
+            sides = [rows.loc[rows["split"] == split, column].to_numpy(float) for split in ("forget", "nonmember")]
+            if min(map(len, sides)) > 1:
+                lines[model] = [_thin(rates) for rates in roc(*sides)]
+        if lines:
+            name = column.removeprefix(SCORE)
+            xs, ys = zip(*lines.values(), strict=True)
+            found[f"roc/{name}"] = wandb.plot.line_series(
+                xs=list(xs), ys=list(ys), keys=list(lines), title=f"ROC of {name}", xname="false positives"
+            )
+    return found
+
+
+def _alphas(results: Sequence[Mapping]) -> dict[str, Any]:
+    """Tug of war, and utility on the forget set, against alpha: a line for each method, means over seeds."""
+    rows = [
+        {"method": result["method"], "alpha": alpha, "tug of war": summary.lookup(result, "score", "unlearned", "tow"),
+         "utility on the forget set": summary.lookup(
+             result, "utility", "unlearned", "forget", summary.main_metric(result))}
+        for result in results
+        if isinstance(alpha := result["config"]["method"].get("alpha"), int | float)
+    ]  # fmt: skip
+    if not rows:
+        return {}
+    means = pd.DataFrame(rows).groupby(["method", "alpha"], as_index=False).mean()
+    found = {}
+    for column in ("tug of war", "utility on the forget set"):
+        lines = {method: part.dropna(subset=column) for method, part in means.groupby("method") if len(part) > 1}
+        lines = {method: part for method, part in lines.items() if len(part)}
+        if lines:
+            found[f"alpha/{column}"] = wandb.plot.line_series(
+                xs=[part["alpha"].tolist() for part in lines.values()], ys=[part[column].tolist() for part in lines.values()],
+                keys=list(lines), title=f"{column} against alpha", xname="alpha",
+            )  # fmt: skip
+    return found
+
+
+def _identifier(name: str) -> str:
+    """A sweep's name as the id of a W&B run."""
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def _thin(rates: np.ndarray) -> list[float]:
+    """At most ``POINTS`` of a curve, its ends among them."""
+    return rates[np.unique(np.linspace(0, len(rates) - 1, POINTS).round().astype(int))].tolist()

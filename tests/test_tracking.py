@@ -1,0 +1,153 @@
+"""What loggers get of a run: its place in a sweep, the curves while it unlearns, the result; and what they never get."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.cli import FORGET, KGA, TINY, Outcome, kga, run_folder, write_folder
+
+from kga.data.embedded import load
+
+OFFLINE = {"WANDB_MODE": "offline"}
+
+
+def records(folder: Path) -> list[dict]:
+    """An offline run, read by W&B's own tool: the content of each record by its type."""
+    (path,) = folder.glob("wandb/offline-run-*")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def of(found: list[dict], kind: str) -> list[dict]:
+    return [record[kind] for record in found if record["type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture(scope="module")
+def sweep(output) -> Outcome:
+    """Two alphas with W&B, and an attack."""
+    swept = ("method.alpha=0.5,1", "data.size=200", "forget.size=12", "attack=population", "evaluation.watch=1")
+    outcome = kga("-m", *TINY, *KGA, *swept, f"output={output}", "logger=[wandb,csv]", **OFFLINE)
+    assert outcome.code == 0, outcome.errors
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def run(sweep, output) -> tuple[Path, list[dict]]:
+    """The folder of one of its runs, and what W&B has of it."""
+    folder = sorted(output.glob("runs/*/"))[0]
+    return folder, records(folder)
+
+
+def test_a_run_has_its_name_group_type_and_config(run, output):
+    folder, found = run
+    (described,) = of(found, "run")
+    result = json.loads((folder / "result.json").read_text())
+    (name,) = (path.name for path in output.glob("sweeps/*/"))
+    assert described["run_id"] == result["key"][:16]
+    assert described["run_group"] == name and described["job_type"] == "kga"
+    assert set(described["tags"]) >= {"classification", "embedded", "forget=random"}
+    assert described["config"]["update"]["method"]["alpha"] == result["config"]["method"]["alpha"]
+
+
+def test_metrics_are_defined_exactly_with_extremes(run):
+    defined = {metric["name"]: metric for metric in of(run[1], "metric")}
+    for name in ("a", "g", "retain", "utility_validation", "utility_forget"):
+        metric = defined[f"unlearn/{name}"]
+        assert metric["step_metric"] == "trainer/global_step"
+        assert metric["summary"]["min"] and metric["summary"]["max"]
+    assert "unlearn/sign" in defined and "*" not in defined
+
+
+def test_every_update_and_look_arrives(run):
+    history = [record["item"] for record in of(run[1], "history")]
+    assert len([item for item in history if "unlearn/a" in item]) == 3
+    looks = [item["trainer/global_step"] for item in history if "unlearn/utility_forget" in item]
+    assert looks == [0, 1, 2, 3]
+
+
+def test_the_result_arrives_as_numbers_table_and_curves(run):
+    folder, found = run
+    summary: dict = {}
+    for record in of(found, "summary"):
+        summary |= record["update"]
+    result = json.loads((folder / "result.json").read_text())
+    assert summary["score/unlearned/tow"] == pytest.approx(result["score"]["unlearned"]["tow"])
+    assert summary["membership/unlearned/loss/auc"] == pytest.approx(result["membership"]["unlearned"]["loss"]["auc"])
+    assert summary["status"] == "completed"
+    (path,) = folder.glob("wandb/offline-run-*/files/media/table/comparison_*.table.json")
+    table = json.loads(path.read_text())
+    assert [row[0] for row in table["data"]] == ["retrained (A_R)", "original (A_D)", "unlearned (kga)"]
+    assert list(folder.glob("wandb/offline-run-*/files/media/table/roc/loss_table_*.json"))
+
+
+def test_the_sweep_has_a_run_of_its_own(sweep, output):
+    (folder,) = output.glob("sweeps/*/")
+    found = records(folder)
+    (described,) = of(found, "run")
+    assert (described["run_id"], described["run_group"], described["job_type"]) == (folder.name, folder.name, "sweep")
+    assert {"runs": 2, "completed": 2, "failed": 0} in [record["update"] for record in of(found, "summary")]
+    assert list(folder.glob("wandb/*/files/media/table/alpha/*.table.json"))
+
+
+def test_how_to_upload_is_said_once(sweep, output):
+    assert sweep.out.count("wandb sync") == 1
+    assert f"wandb sync {output}/*/*/wandb/offline-run-*" in sweep.out.replace("\n", "")
+
+
+def test_forgotten_texts_stay_here(tmp_path):
+    """Marked texts of a user's own are in no file that W&B has, console output included."""
+    rows = [
+        {"text": f"private{i:03} {row['text']}", "label": row["label"]}
+        for i, row in enumerate(load("classification", size=100).train)
+    ]
+    data = write_folder(tmp_path / "data", rows)
+    own = [part for part in TINY if not part.startswith("data.")]
+    outcome = kga(*own, FORGET, *KGA, "data=folder", f"data.path={data}", f"output={tmp_path}", "logger=wandb",
+                  "logger.wandb.texts=true", **OFFLINE)  # fmt: skip
+    assert outcome.code == 0, outcome.errors
+    files = [path for path in run_folder(tmp_path, "kga").rglob("wandb/**/*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if b"private0" in path.read_bytes()]
+
+
+def test_a_failed_run_ends_as_failed(tmp_path):
+    outcome = kga(*TINY, "method=none", "forget.size=500", f"output={tmp_path}", "logger=wandb", **OFFLINE)
+    assert outcome.code == 2
+    found = records(run_folder(tmp_path, "none"))
+    updates = [record["update"] for record in of(found, "summary")]
+    assert any(
+        update.get("status") == "failed" and "nothing would be retained" in update["error"] for update in updates
+    )
+    assert [record["exit_code"] for record in of(found, "exit")] == [1]
+
+
+def test_being_watched_changes_no_weight(tmp_path):
+    weights = []
+    for name, more in (("a", ("logger=none",)), ("b", ("logger=csv", "evaluation.watch=1"))):
+        outcome = kga(*TINY, FORGET, *KGA, "model.config.dropout=0.3", *more, f"output={tmp_path / name}")
+        assert outcome.code == 0, outcome.errors
+        folder = run_folder(tmp_path / name, "kga")
+        weights.append((folder.name, (folder / "model/model.safetensors").read_bytes()))
+    assert weights[0] == weights[1]
+
+
+def test_tensorboard_gets_the_result_beside_the_config(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert kga(*TINY, FORGET, "method=none", f"output={tmp_path}", "logger=tensorboard").code == 0
+    folder = run_folder(tmp_path, "none")
+    files = list(folder.rglob("events.out.tfevents.*"))
+    tags = set()
+    for path in files:
+        events = EventAccumulator(str(path))
+        events.Reload()
+        tags |= set(events.Tags()["scalars"])
+    assert "score/unlearned/tow" in tags
