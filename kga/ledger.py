@@ -94,4 +94,5 @@ class Ledger:
             return self._model if title == ORIGINAL else [*self._request, *shadows]
         helpers = self.cfg["method"].get("helpers")
         own = [helpers] if kind == "helpers" else [self.cfg["choices"]["method"], self.cfg["method"]]
-        return [*self._request, *(shadows if ": " in title else [self.cfg["new"]]), *own]
+        new = [] if title == HELPERS["forget"] else [self.cfg["new"]]  # A_f is the same for any D_n
+        return [*self._request, *(shadows if ": " in title else new), *own]

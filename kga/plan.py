@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kga import ledger
+from kga.errors import UserError
 
 if TYPE_CHECKING:
     from kga.sweep import Job
@@ -41,7 +42,11 @@ class Model:
 
 def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
     """The plan of the runs that are to be made, in lines. workers: runs at a time; probe: whether updates may be timed."""
-    models = {model.name: model for job in jobs for model in needed(job)}.values()
+    models_of = {job.number: found for job in jobs if (found := _possible(job)) is not None}
+    jobs = [job for job in jobs if job.number in models_of]
+    if not jobs:
+        return []
+    models = {model.name: model for found in models_of.values() for model in found}.values()
     missing, there = ([model for model in models if model.there is found] for found in (False, True))
     told = [f"to train: {_counted(missing)}" + (f"; in the store already: {_counted(there)}" if there else "")]
     rate = next((found for job in jobs if (found := job.ledger.rate())), None)
@@ -56,6 +61,14 @@ def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
     seconds = max(shared / workers, max(alone))
     at_once = f" with {workers} runs at a time" if workers > 1 else ""
     return [*told, f"time: about {_duration(seconds)}{at_once}, {how}"]
+
+
+def _possible(job: Job) -> list[Model] | None:
+    """What a run needs; None where its settings are a mistake, which it will tell itself."""
+    try:
+        return list(needed(job))
+    except UserError:
+        return None
 
 
 def needed(job: Job) -> Iterator[Model]:

@@ -152,8 +152,10 @@ def fit(
         try:
             newest = ranks.from_main(lambda: _newest(work / CHECKPOINTS))
             trainer.fit(module, updates, validation if best else None, ckpt_path=newest, weights_only=True)
-        except SystemExit as exit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from exit
+        except SystemExit as exit:
+            if exit.code != 1:  # a SLURM job that is put back into the queue
+                raise
+            raise KeyboardInterrupt from exit  # what Lightning makes 1 of
         finally:
             module.model._compiled_call_impl = None
     ranks.barrier()
