@@ -55,7 +55,10 @@ def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
         return [*told, "how long that takes is not known: nothing like it is in the store yet"]
     if rate is None:
         rate, how = timed(jobs[0].cfg), f"by {PROBED} updates timed here"
-    alone = [sum(_seconds(model, rate) for model in needed(job) if not model.there) + _rest(job, rate) for job in jobs]
+    alone = [
+        sum(_seconds(model, rate) for model in models_of[job.number] if not model.there) + _rest(job, rate)
+        for job in jobs
+    ]
     shared = sum(_seconds(model, rate) for model in missing) + sum(_rest(job, rate) for job in jobs)
     workers = min(workers, len(jobs))
     seconds = max(shared / workers, max(alone))

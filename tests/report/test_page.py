@@ -8,7 +8,8 @@ import pytest
 from helpers.browser import CHROMIUM, browse, chromium
 from helpers.fake_sweeps import METHODS, run, write, write_sweeps
 
-from kga.report.collected import write_report
+from kga.report import writers
+from kga.report.gather import gather
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: pages are not opened")
 DARK = "--blink-settings=preferredColorScheme=0"  # as if the system were set to dark
@@ -24,7 +25,7 @@ const named = (name) => heads.find((head) => head.textContent === name);
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    (path,) = write_report([write_sweeps(folder / "outputs", seeds=(0, 1))], folder / "report", ["html"])
+    (path,) = writers.write(gather([write_sweeps(folder / "outputs", seeds=(0, 1))]), ["html"], folder / "report")
     return path
 
 
@@ -34,7 +35,7 @@ def small(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     for method in METHODS:
         write(folder / "outputs", run(method))
-    (path,) = write_report([folder / "outputs"], folder / "report", ["html"])
+    (path,) = writers.write(gather([folder / "outputs"]), ["html"], folder / "report")
     return path
 
 
@@ -156,7 +157,7 @@ def test_a_script_from_data_does_not_run(tmp_path):
         result["config"]["method"] |= {"alpha": alpha, label: alpha}
         write(tmp_path / f"a{alpha}", result | {"method": "m"}).joinpath("result.json").write_text(_json(result))
     write(tmp_path / "failed", run("kga", 1, status="failed", error=label))
-    (path,) = write_report([tmp_path], tmp_path / "report", ["html"])
+    (path,) = writers.write(gather([tmp_path]), ["html"], tmp_path / "report")
     script = "return [document.title, document.querySelectorAll('img').length, document.body.textContent.includes('<img src=x')];"
     assert browse(path, script, tmp_path)[0] == ["Collected runs", 0, True]
 

@@ -8,8 +8,9 @@ from helpers.fake_runs import fake_result, write_run
 from helpers.fake_sweeps import write_record
 
 from kga.errors import UserError
+from kga.report import writers
 from kga.report.collect import search
-from kga.report.collected import write_report
+from kga.report.gather import gather
 
 
 def folder(root, name, *files):
@@ -53,7 +54,7 @@ def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path):
     found = search([sweep])
     assert [run.result["seed"] for run in found.runs] == [0, 2] and found.missing == []
     assert [run.result["seed"] for run in search([sweep, tmp_path / "1"]).runs] == [0, 1, 2]
-    html, *tables = write_report([sweep], sweep, ("html", "csv"))
+    html, *tables = writers.write(gather([sweep]), ["html", "csv"], sweep)
     assert [path.parent for path in (html, *tables)] == [sweep] * 3
     assert "<h1>Sweep s</h1>" in html.read_text() and "kga -m seed=0,2" in html.read_text()
     assert sorted(pd.read_csv(tables[0])["seed"].unique()) == [0, 2]
@@ -63,7 +64,7 @@ def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path):
 def test_one_sweep_among_other_runs_does_not_name_the_report(tmp_path):
     runs = [write_run(tmp_path / str(seed), fake_result(seed=seed)) for seed in range(2)]
     write_record(tmp_path / "sweeps" / "s", [(("seed=0",), runs[0], "completed", None)])
-    (html,) = write_report([tmp_path], tmp_path / "out", ("html",))
+    (html,) = writers.write(gather([tmp_path]), ["html"], tmp_path / "out")
     assert "<h1>Collected runs</h1>" in html.read_text()
 
 
@@ -77,6 +78,6 @@ def test_a_broken_record_is_named(tmp_path, text):
 
 def test_nothing_but_missing_runs_is_a_report_too(tmp_path):
     sweep = write_record(tmp_path / "s", [(("a=1",), tmp_path / "runs" / "x", "pending", None)])
-    (html, *_) = write_report([sweep], sweep, ("html", "csv", "parquet", "latex", "markdown"))
+    (html, *_) = writers.write(gather([sweep]), ["html", "csv", "parquet", "latex", "markdown"], sweep)
     assert "a=1" in html.read_text() and "pending" in html.read_text()
     assert json.loads((sweep / "sweep.json").read_text())["jobs"]
