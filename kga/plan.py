@@ -96,7 +96,8 @@ def _needed(cfg: Mapping, sizes: Mapping[str, int]) -> Iterator[Model]:
         halves = cfg["forget"]["shadows"]
         yield from (Model("original", f"half {i + 1} of {halves}: {ledger.ORIGINAL}", whole / 2) for i in range(halves))
     retrained = set(range(1 + cfg["evaluation"]["noise_floor"])) if cfg["reference"] == "retrain" else set()
-    retrained |= {REFERENCE} if any(getattr(attack, "insists", False) for attack in attacks) else set()
+    if retrained and any(getattr(attack, "reference", False) for attack in attacks):
+        retrained.add(REFERENCE)
     retrained |= {0} if cfg["choices"]["method"] == "retrain" else set()
     yield from (Model("retrained", ledger.retrained(number), whole) for number in sorted(retrained))
     own = list(_of_method(cfg, method, whole))
