@@ -25,7 +25,10 @@ STEP = "trainer/global_step"
 EXTREMES = ("a", "g", "retain", "forget", "loss", "error", "utility_validation", "utility_forget")
 LAST = ("sign", "a0", "lr")
 POINTS = 200  # of a curve
-TIMEOUT = 30.0  # seconds that a server has to answer
+TIMEOUTS = {
+    "init_timeout": 30.0,
+    "finish_timeout": 60.0,
+}  # seconds that a server has to answer; what it missed can be synced
 
 _told: set[str] = set()  # what has been said in this process: once is enough in a sweep
 
@@ -63,7 +66,7 @@ class RunLogger(WandbLogger):
     def conclude(self, result: Mapping, folder: Path) -> None:
         """Numbers of the result, the comparison as a table, ROC curves and losses."""
         run = self.experiment
-        run.summary.update(dict(numbers(result)) | {"status": "completed"})
+        run.summary.update(dict(numbers(result)) | {"status": "completed", "error": None} | _extremes(folder))
         shown: dict[str, Any] = {"comparison": _comparison(result)}
         examples = pd.read_parquet(folder / "examples.parquet")
         shown |= _losses(examples) | _curves(examples)
@@ -72,10 +75,12 @@ class RunLogger(WandbLogger):
         run.log(shown)
 
     def end(self, error: BaseException | None) -> None:
-        """Ends the W&B run; a failed one with its error."""
+        """Ends the W&B run; a failed one with its error. One that was interrupted goes on under the same id."""
         run = self.experiment
-        if error is not None:
+        if isinstance(error, Exception):
             run.summary.update({"status": "failed", "error": str(error)})
+        elif error is not None:
+            run.summary.update({"status": "interrupted"})
         finish(run, failed=error is not None)
 
     def summarise(self, name: str, runs: Sequence[Mapping], tables: Sequence[MainTable], folder: Path) -> None:
@@ -97,7 +102,7 @@ class RunLogger(WandbLogger):
 
 def start(place: Mapping, folder: Path, **described: object):
     """A W&B run, the same again for the same id; offline where the server does not answer."""
-    settings = wandb.Settings(init_timeout=TIMEOUT, silent=os.environ.get("WANDB_SILENT", "true") == "true")
+    settings = wandb.Settings(silent=_silent(), **TIMEOUTS)
     options = {"dir": str(folder), "resume": "allow", "settings": settings, **place, **described}
     try:
         return wandb.init(**options)
@@ -105,6 +110,7 @@ def start(place: Mapping, folder: Path, **described: object):
         if place["mode"] == "offline":
             raise
         _say(f"W&B does not answer ({' '.join(str(error).split())[:200]}): going on offline")
+        wandb.teardown()  # else W&B's service holds the id of the failed start to be in use
         return wandb.init(**options | {"mode": "offline"})
 
 
@@ -127,12 +133,27 @@ def _say(text: str) -> None:
         note(text)
 
 
+def _silent() -> bool:
+    """W&B's own lines are shown where the environment asks for them."""
+    return os.environ.get("WANDB_SILENT", "true").lower() == "true"
+
+
 def _mode() -> str:
     """As the environment says; else online where there is a key."""
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
-    wandb.setup(wandb.Settings(silent=True))
+    wandb.setup(wandb.Settings(silent=_silent()))
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def _extremes(folder: Path) -> dict[str, float]:
+    """Least and greatest of the updates: W&B's own are of the last part alone where a run was interrupted."""
+    path = folder / "updates.csv"
+    if not path.is_file():
+        return {}
+    updates = pd.read_csv(path)
+    names = [name for name in EXTREMES if name in updates]
+    return {f"unlearn/{name}.{end}": getattr(updates[name], end)() for name in names for end in ("min", "max")}
 
 
 def _comparison(result: Mapping) -> wandb.Table:
