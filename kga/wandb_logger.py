@@ -30,6 +30,7 @@ TIMEOUTS = {
     "finish_timeout": 60.0,
 }  # seconds that a server has to answer; what it missed can be synced
 
+UNANSWERED = "a server that does not answer is not asked again by this process"
 _told: set[str] = set()  # what has been said in this process: once is enough in a sweep
 
 
@@ -101,7 +102,9 @@ class RunLogger(WandbLogger):
 
 
 def start(place: Mapping, folder: Path, **described: object):
-    """A W&B run, the same again for the same id; offline where the server does not answer."""
+    """A W&B run, the same again for the same id; offline where the server does not answer, once and for all."""
+    if UNANSWERED in _told:
+        place = {**place, "mode": "offline"}
     settings = wandb.Settings(silent=_silent(), **TIMEOUTS)
     options = {"dir": str(folder), "resume": "allow", "settings": settings, **place, **described}
     try:
@@ -110,6 +113,7 @@ def start(place: Mapping, folder: Path, **described: object):
         if place["mode"] == "offline":
             raise
         _say(f"W&B does not answer ({' '.join(str(error).split())[:200]}): going on offline")
+        _told.add(UNANSWERED)
         wandb.teardown()  # else W&B's service holds the id of the failed start to be in use
         return wandb.init(**options | {"mode": "offline"})
 
