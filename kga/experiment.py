@@ -49,6 +49,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path, loggers: Sequence) -> dic
     from kga.audit import Audit, build_attacks
     from kga.build import build_method, build_study, environment, require_inputs
     from kga.cost import cost, seconds
+    from kga.curves import of_run
 
     method, attacks, store = build_method(cfg), build_attacks(cfg), Store(cfg["store"], note)
     splits = _splits(cfg, corpus, lambda sets: build_study(cfg, corpus, sets, store))
@@ -90,6 +91,7 @@ def _study(cfg: Mapping, corpus: Corpus, folder: Path, loggers: Sequence) -> dic
         "cut": study.cut,
         **measured,
         **found,
+        "curves": of_run(scores, made.unlearned.folder / "updates.csv"),
         "unlearning": made.unlearned.meta.get("unlearning", {}),
         "seconds": spent | {"evaluate": evaluated, "attack": audit.seconds},
         "cost": costs,

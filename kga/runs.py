@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping
@@ -92,8 +93,14 @@ def write_result(folder: Path, result: Mapping) -> None:
         return
     path = folder / "result.json"
     aside = path.with_suffix(f".{os.getpid()}.new")
-    aside.write_text(json.dumps(_strict(result), indent=1, allow_nan=False))
+    written = json.dumps(_strict(result), indent=1, allow_nan=False)
+    aside.write_text(re.sub(r"\[\n(?:[-+.\deE,\s]|null)+\]", _on_one_line, written))
     os.replace(aside, path)
+
+
+def _on_one_line(numbers: re.Match) -> str:
+    """A list of numbers. (No text of a result is taken for one: in those a line break is written as two characters.)"""
+    return " ".join(numbers[0].split()).replace("[ ", "[").replace(" ]", "]")
 
 
 def _strict(value: object) -> object:

@@ -14,9 +14,7 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from kga.console import note
-from kga.metrics.membership import roc
 from kga.report import summary
-from kga.report.examples import SCORE
 from kga.report.tables import MainTable
 from kga.tracking import numbers
 
@@ -24,7 +22,6 @@ STEP = "trainer/global_step"
 # What methods say of an update, and of which of it a run's summary keeps extremes.
 EXTREMES = ("a", "g", "retain", "forget", "loss", "error", "utility_validation", "utility_forget")
 LAST = ("sign", "a0", "lr")
-POINTS = 200  # of a curve
 TIMEOUTS = {
     "init_timeout": 30.0,
     "finish_timeout": 60.0,
@@ -70,7 +67,7 @@ class RunLogger(WandbLogger):
         run.summary.update(dict(numbers(result)) | {"status": "completed", "error": None} | _extremes(folder))
         shown: dict[str, Any] = {"comparison": _comparison(result)}
         examples = pd.read_parquet(folder / "examples.parquet")
-        shown |= _losses(examples) | _curves(examples)
+        shown |= _losses(examples) | _curves(result)
         if self.texts and (folder / "samples.parquet").is_file():
             shown["samples"] = wandb.Table(dataframe=pd.read_parquet(folder / "samples.parquet").astype(str))
         run.log(shown)
@@ -180,22 +177,17 @@ def _losses(examples: pd.DataFrame) -> dict[str, wandb.Histogram]:
     return found
 
 
-def _curves(examples: pd.DataFrame) -> dict[str, Any]:
+def _curves(result: Mapping) -> dict[str, Any]:
     """An ROC curve of every attack: D_f against unseen examples, a line for each model."""
-    found = {}
-    for column in (name for name in examples.columns if name.startswith(SCORE)):
-        lines = {}
-        for model, rows in examples[examples[column].notna()].groupby("model"):
-            sides = [rows.loc[rows["split"] == split, column].to_numpy(float) for split in ("forget", "nonmember")]
-            if min(map(len, sides)) > 1:
-                lines[model] = [_thin(rates) for rates in roc(*sides)]
-        if lines:
-            name = column.removeprefix(SCORE)
-            xs, ys = zip(*lines.values(), strict=True)
-            found[f"roc/{name}"] = wandb.plot.line_series(
-                xs=list(xs), ys=list(ys), keys=list(lines), title=f"ROC of {name}", xname="false positives"
-            )
-    return found
+    rates = dict((result.get("curves") or {}).get("roc") or {})
+    false = [0.0, *rates.pop("fpr", ())]
+    return {
+        f"roc/{attack}": wandb.plot.line_series(
+            xs=false, ys=[[0.0, *true] for true in models.values()], keys=list(models),
+            title=f"ROC of {attack}", xname="false positives",
+        )
+        for attack, models in rates.items()
+    }  # fmt: skip
 
 
 def _alphas(results: Sequence[Mapping]) -> dict[str, Any]:
@@ -225,8 +217,3 @@ def _alphas(results: Sequence[Mapping]) -> dict[str, Any]:
 def _identifier(name: str) -> str:
     """A sweep's name as the id of a W&B run."""
     return re.sub(r"[^\w-]+", "-", name)
-
-
-def _thin(rates: np.ndarray) -> list[float]:
-    """At most ``POINTS`` of a curve, its ends among them."""
-    return rates[np.unique(np.linspace(0, len(rates) - 1, POINTS).round().astype(int))].tolist()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
-from kga.report.beside import gap_figures, roc_figure
 from kga.report.curves import request_seconds
 from kga.report.gather import Collected
+from kga.report.held import gap_figures, roc_figure
 from kga.report.paired import BOUNDS
 from kga.report.settings import in_order
 from kga.report.subject import Subject, subjects

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from helpers.fake_runs import fake_audit, fake_result, fake_updates, write_run
 
+from kga.curves import gaps, rocs
+
 # What a method makes of an example: forget and test utility, JSD, MIA, seconds of a request.
 METHODS = {
     "kga": (0.735, 0.742, 0.050, 0.53, 14.0),
@@ -75,16 +77,19 @@ def scores(auc_shift: Mapping[str, float], size: int = 200, seed: int = 0) -> pd
     return pd.concat(frames, ignore_index=True)
 
 
-def write(root: Path, result: dict[str, Any], beside: bool = False) -> Path:
-    """Writes a run below root/runs; `beside`: with its examples, and the updates where it is kga."""
-    examples = None
-    if beside:
-        auc = result["membership"]["unlearned"]["loss"]["auc"]
-        examples = scores({"original": 1.4, "retrain": 0.1, "unlearned": 3 * (auc - 0.5)}, seed=result["seed"])
-    updates = fake_updates() if beside and result["method"] == "kga" else None
-    if updates is not None:
-        updates["a"] *= 1 + 0.05 * result["seed"]
-    folder = write_run(root, result, examples, updates)
+def held(result: dict[str, Any]) -> dict[str, Any]:
+    """The curves of a result: ROC of the loss attack, and the gaps where it is kga's."""
+    auc = result["membership"]["unlearned"]["loss"]["auc"]
+    found = {"roc": rocs(scores({"original": 1.4, "retrain": 0.1, "unlearned": 3 * (auc - 0.5)}, seed=result["seed"]))}
+    if result["method"] != "kga":
+        return found
+    updates = fake_updates()
+    return found | {"updates": gaps(updates.assign(a=updates["a"] * (1 + 0.05 * result["seed"])))}
+
+
+def write(root: Path, result: dict[str, Any], curves: bool = False) -> Path:
+    """Writes a run below root/runs; `curves`: with those of its attack and its updates."""
+    folder = write_run(root, result | ({"curves": held(result)} if curves else {}))
     return folder.rename(folder.parent / f"{result['task']}-{result['method']}-{result['key'][:12]}")
 
 
@@ -108,11 +113,11 @@ def write_sweeps(root: Path, seeds: Iterable[int] = (0, 1, 2)) -> Path:
     jobs: list[tuple[tuple[str, ...], Path | None, str, str | None]] = []
     for seed in seeds:
         for alpha in ALPHAS:
-            folder = write(root, run(seed=seed, alpha=alpha), beside=True)
+            folder = write(root, run(seed=seed, alpha=alpha), curves=True)
             jobs.append(((f"method.alpha={alpha}", f"seed={seed}"), folder, "completed", None))
     for seed in seeds:
         for method in METHODS.keys() - {"kga"}:
-            write(root, run(method, seed), beside=True)
+            write(root, run(method, seed), curves=True)
     write(root, run("npo", 9, status="failed", error="the loss is NaN at update 3"))
     begun = root / "runs" / "classification-kga-begun0000000"
     begun.mkdir()

@@ -3,12 +3,12 @@
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
-from helpers.fake_sweeps import ALPHAS, METHODS, SIZES, run, scores, write, write_sweeps
+from helpers.fake_sweeps import ALPHAS, METHODS, SIZES, run, write, write_sweeps
+from helpers.fake_sweeps import held as curves_of
 
-from kga.metrics.membership import roc
-from kga.report import beside
+from kga.curves import FALSE
+from kga.report import held
 from kga.report.canvas import plain
 from kga.report.curves import Curve, Style, key_curves, seconds
 from kga.report.gallery import galleries
@@ -102,31 +102,24 @@ def test_without_a_retrained_model_there_is_no_target(tmp_path):
     assert "kga" in texts(part[0].figures[0][1]) and "retrained (A_R)" not in texts(part[0].figures[0][1])
 
 
-def test_the_roc_is_that_of_the_scores_and_few_files_are_read(tmp_path, monkeypatch):
+def test_the_roc_is_the_mean_over_seeds_of_the_best_methods(tmp_path, monkeypatch):
     for method in METHODS:
-        for seed in range(5):
-            write(tmp_path, run(method, seed), beside=True)
-    read = []
-    original = pd.read_parquet
-    monkeypatch.setattr(pd, "read_parquet", lambda path, **more: read.append(path) or original(path, **more))
-    caption, svg = beside.roc_figure(subject(tmp_path))
-    assert len(read) == len(set(read)) == beside.MOST_METHODS * beside.MOST_SEEDS
-    assert "loss attack" in caption and {"kga", "retrained (A_R)", "original (A_D)", "guessing"} <= texts(svg)
-
-
-def test_mean_rates_are_read_off_the_steps():
-    table = scores({"unlearned": 1.0}, size=50)
-    members, nonmembers = (
-        table.loc[table["split"] == split, "score_loss"].to_numpy() for split in ("forget", "nonmember")
-    )
-    false, true = roc(members, nonmembers)
-    grid = np.array([0.02, 0.1, 0.5, 1.0])
-    assert beside._at(grid, members, nonmembers).tolist() == [true[false <= rate + 1e-12].max() for rate in grid]
+        for seed in range(3):
+            write(tmp_path, run(method, seed), curves=True)
+    drawn = {}
+    monkeypatch.setattr(held, "rocs", lambda curves, grid, looks, title: drawn.update(curves, grid=grid) or "svg")
+    caption, _ = held.roc_figure(subject(tmp_path))
+    assert "loss attack" in caption and f"of {len(METHODS) - 1} methods" not in caption
+    assert {"kga", "retrained (A_R)", "original (A_D)"} < set(drawn)
+    shares = [curves_of(run("kga", seed))["roc"]["loss"]["unlearned"] for seed in range(3)]
+    seen = FALSE >= 1 / 200 - 1e-9  # of 200 non-members
+    assert drawn["grid"] == pytest.approx(FALSE[seen], abs=1e-5)
+    assert drawn["kga"] == pytest.approx(np.mean(shares, axis=0)[seen])
 
 
 def test_gaps_are_shown_for_a_few_settings(collected):
     (found,) = [part for part in subjects(collected) if part.table.group[1] == "embedded"]
-    note, figures = beside.gap_figures(found)
+    note, figures = held.gap_figures(found)
     assert note == "4 of 6 settings." and figures[0][0] == "kga alpha=0.0, 2 seeds"
 
 
