@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kga import config, ranks
 from kga.console import note
+from kga.errors import UserError
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -28,7 +30,7 @@ class Tracking:
 
     def __enter__(self) -> Tracking:
         for name in self.cfg["logger"] if ranks.is_main() else ():
-            logger = config.build(self.cfg["logger"], name, save_dir=str(self.folder))
+            logger = _built(self.cfg["logger"], name, self.folder)
             if hasattr(logger, "begin"):
                 logger.begin(self.cfg, self.key, self.folder)
             self.loggers.append(logger)
@@ -37,22 +39,35 @@ class Tracking:
     def conclude(self, result: Mapping) -> None:
         """Gives the loggers what the run has found."""
         for logger in self.loggers:
-            try:
+            with self._spared(logger, "did not take the result"):
                 if hasattr(logger, "conclude"):
                     logger.conclude(result, self.folder)
                 else:
                     _conclude(logger, self.cfg, result)
-            except Exception as error:  # a run is not lost for what a logger makes of it
-                note(
-                    f"{type(logger).__name__} did not take the result ({type(error).__name__}: {error}); it is in {self.folder}"
-                )
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         for logger in self.loggers:
-            if hasattr(logger, "end"):
-                logger.end(error)
-            else:
-                logger.finalize("failed" if error else "success")
+            with self._spared(logger, "did not end well"):
+                if hasattr(logger, "end"):
+                    logger.end(error)
+                else:
+                    logger.finalize("failed" if error else "success")
+
+    @contextmanager
+    def _spared(self, logger: Logger, what: str) -> Iterator[None]:
+        """A run is not lost for what a logger makes of it."""
+        try:
+            yield
+        except Exception as error:
+            note(f"{type(logger).__name__} {what} ({type(error).__name__}: {error}); the result is in {self.folder}")
+
+
+def _built(loggers: Mapping, name: str, folder: Path) -> Logger:
+    """A logger of the config; UserError where its package is missing."""
+    try:
+        return config.build(loggers, name, save_dir=str(folder))
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger={name}: its package is missing: pip install {error.name or name}") from error
 
 
 def summarise(cfg: Mapping, name: str, runs: Sequence[Mapping], tables: Sequence, folder: Path) -> None:
@@ -60,7 +75,7 @@ def summarise(cfg: Mapping, name: str, runs: Sequence[Mapping], tables: Sequence
     for part in cfg["logger"]:
         if not str(cfg["logger"][part]["_target_"]).startswith("kga."):
             continue
-        logger = config.build(cfg["logger"], part, save_dir=str(folder))
+        logger = _built(cfg["logger"], part, folder)
         if hasattr(logger, "summarise"):
             logger.summarise(name, runs, tables, folder)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from kga.console import note
+from kga.errors import UserError, one_of
 from kga.report import summary
 from kga.report.tables import MainTable
 from kga.tracking import numbers
@@ -28,6 +31,8 @@ TIMEOUTS = {
 }  # seconds that a server has to answer; what it missed can be synced
 
 UNANSWERED = "a server that does not answer is not asked again by this process"
+HIDDEN = "(not sent without logger.wandb.texts=true)"
+NAMED = re.compile(r"(\bforget\.value=)(?:\[[^\]]*\]|[^,]*)")  # in a setting
 _told: set[str] = set()  # what has been said in this process: once is enough in a sweep
 
 
@@ -35,7 +40,8 @@ class RunLogger(WandbLogger):
     """Lightning's logger around a W&B run of kga's own.
 
     group: the sweep's name if None. mode: "online", "offline" or "disabled"; if None as WANDB_MODE says, else online with a
-    key and offline without one. texts: whether sample outputs go there, too (only such as the report may show).
+    key and offline without one. texts: whether sample outputs go there, too (only such as the report may show), and what
+    `forget.value` says: the word, label or group is as much a trace of what was forgotten.
     """
 
     def __init__(
@@ -43,6 +49,8 @@ class RunLogger(WandbLogger):
         tags: Sequence[str] = (), mode: str | None = None, texts: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(save_dir=save_dir, project=project)
+        if mode is not None:
+            one_of("logger.wandb.mode", mode, ("online", "offline", "disabled"))
         self.place = {"project": project, "entity": entity, "group": group, "mode": mode or _mode()}
         self.tags, self.texts = list(tags), texts
 
@@ -50,10 +58,11 @@ class RunLogger(WandbLogger):
         """Starts the W&B run, or goes on with it. Exact names are defined before Lightning's glob would win over them."""
         choices = cfg["choices"]
         own = {"group": self.place["group"] or cfg["sweep"]}
+        self.private, self.output = () if self.texts else named(cfg), folder.parent.parent
         self._experiment = run = start(
-            self.place | own, folder, id=key[:16], name=folder.name, job_type=choices["method"],
+            self.place | own, folder, self.texts, id=key[:16], name=folder.name, job_type=choices["method"],
             tags=[cfg["task"]["name"], choices["data"], choices["model"], f"forget={choices['forget']}", *self.tags],
-            config={name: value for name, value in cfg.items() if name != "logger"},
+            config=_described(cfg, self.private),
         )  # fmt: skip
         run.define_metric(STEP, hidden=True)
         for name in EXTREMES:
@@ -76,10 +85,10 @@ class RunLogger(WandbLogger):
         """Ends the W&B run; a failed one with its error. One that was interrupted goes on under the same id."""
         run = self.experiment
         if isinstance(error, Exception):
-            run.summary.update({"status": "failed", "error": str(error)})
+            run.summary.update({"status": "failed", "error": masked(str(error), self.private)})
         elif error is not None:
             run.summary.update({"status": "interrupted"})
-        finish(run, failed=error is not None)
+        finish(run, failed=error is not None, output=self.output)
 
     def summarise(self, name: str, runs: Sequence[Mapping], tables: Sequence[MainTable], folder: Path) -> None:
         """A W&B run for a whole sweep, in its group: the tables over seeds, what alpha does, and how many runs there are.
@@ -88,38 +97,88 @@ class RunLogger(WandbLogger):
         """
         completed = [run for run in runs if run.get("status") == "completed"]
         place = self.place | {"group": self.place["group"] or name}
-        run = start(place, folder, id=_identifier(name), name=name, job_type="sweep", tags=["sweep", *self.tags])
+        run = start(
+            place, folder, self.texts, id=_identifier(name), name=name, job_type="sweep", tags=["sweep", *self.tags]
+        )
         run.summary.update({"runs": len(runs), "completed": len(completed), "failed": len(runs) - len(completed)})
         shown: dict[str, Any] = {}
         for table in tables:
-            cells = [[line[column] for column in table.header] for line in table.lines]
+            cells = [[self._shown(line[column]) for column in table.header] for line in table.lines]
             shown[f"table/{table.title}"] = wandb.Table(columns=list(table.header), data=cells)
         run.log(shown | _alphas(completed))
-        finish(run, failed=len(runs) > len(completed))
+        finish(run, failed=len(runs) > len(completed), output=folder.parent.parent)
+
+    def _shown(self, cell: str) -> str:
+        return cell if self.texts else NAMED.sub(rf"\1{HIDDEN}", cell)
 
 
-def start(place: Mapping, folder: Path, **described: object):
-    """A W&B run, the same again for the same id; offline where the server does not answer, once and for all."""
+def named(cfg: Mapping) -> tuple[str, ...]:
+    """What a request names of the examples to be forgotten: words, labels, groups."""
+    value = (cfg.get("forget") or {}).get("value")
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return tuple(str(part) for part in values)
+
+
+def masked(text: str, private: Sequence[str]) -> str:
+    """A text without some others."""
+    for part in private:
+        text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", HIDDEN, text)
+    return text
+
+
+def _described(cfg: Mapping, private: Sequence[str]) -> dict:
+    """The resolved config as W&B gets it."""
+    told = {name: value for name, value in cfg.items() if name != "logger"}
+    return told | ({"forget": {**cfg["forget"], "value": HIDDEN}} if private else {})
+
+
+def start(place: Mapping, folder: Path, texts: bool, **described: object):
+    """A W&B run, the same again for the same id; offline where the server does not answer, once and for all.
+
+    texts: whether the command line may name what is forgotten. UserError for settings that W&B refuses.
+    """
     if UNANSWERED in _told:
         place = {**place, "mode": "offline"}
-    settings = wandb.Settings(silent=_silent(), **TIMEOUTS)
-    options = {"dir": str(folder), "resume": "allow", "settings": settings, **place, **described}
+    options = {"dir": str(folder), "resume": "allow", **place, **described}
+    with nullcontext() if texts else _command_without_names():
+        try:
+            return wandb.init(**options, settings=_settings())
+        except (wandb.errors.UsageError, ValueError) as error:
+            raise UserError(f"logger.wandb.*: W&B does not take these settings: {_line(error)}") from error
+        except wandb.Error as error:
+            if place["mode"] == "offline":
+                raise
+            _say(f"W&B does not answer ({_line(error)}): going on offline")
+            _told.add(UNANSWERED)
+            wandb.teardown()  # else W&B's service holds the id of the failed start to be in use
+            return wandb.init(**options | {"mode": "offline"}, settings=_settings())
+
+
+def _settings() -> wandb.Settings:
+    return wandb.Settings(silent=_silent(), **TIMEOUTS)
+
+
+@contextmanager
+def _command_without_names() -> Iterator[None]:
+    """W&B reads the command line when a run starts, and has no setting to keep a part of it."""
+    whole = sys.argv
+    sys.argv = [re.sub(r"(?s)(\bforget\.value=).*", rf"\1{HIDDEN}", part) for part in whole]
     try:
-        return wandb.init(**options)
-    except wandb.Error as error:
-        if place["mode"] == "offline":
-            raise
-        _say(f"W&B does not answer ({' '.join(str(error).split())[:200]}): going on offline")
-        _told.add(UNANSWERED)
-        wandb.teardown()  # else W&B's service holds the id of the failed start to be in use
-        return wandb.init(**options | {"mode": "offline"})
+        yield
+    finally:
+        sys.argv = whole
 
 
-def finish(run, failed: bool) -> None:
+def _line(error: Exception) -> str:
+    """What W&B says, in a line."""
+    return " ".join(str(error).split())[:200]
+
+
+def finish(run, failed: bool, output: Path) -> None:
     """Ends a W&B run and says where it is."""
-    offline, url, output = run.offline, run.url, Path(run.dir).parents[4]
+    offline, url = run.offline, None if run.disabled or run.offline else run.url
     run.finish(exit_code=int(failed))
-    if offline:
+    if offline and not run.disabled:
         _say(
             f"W&B: kept offline, without a key or as asked for; to upload: wandb sync {output}/*/*/wandb/offline-run-*"
         )
@@ -144,7 +203,12 @@ def _mode() -> str:
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
     wandb.setup(wandb.Settings(silent=_silent()))
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    try:
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    except (wandb.Error, ValueError) as error:
+        raise UserError(
+            f"logger=wandb: the key is none ({_line(error)}): wandb login, or WANDB_MODE=offline"
+        ) from error
 
 
 def _extremes(folder: Path) -> dict[str, float]:

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from helpers.cli import FORGET, KGA, TINY, Outcome, kga, run_folder, write_folder
 
+from kga import wandb_logger
 from kga.data.embedded import load
+from kga.wandb_logger import HIDDEN
 
 OFFLINE = {"WANDB_MODE": "offline"}
 
@@ -116,6 +120,70 @@ def test_forgotten_texts_stay_here(tmp_path):
     files = [path for path in run_folder(tmp_path, "kga").rglob("wandb/**/*") if path.is_file()]
     assert len(files) > 3
     assert not [path for path in files if b"private0" in path.read_bytes()]
+
+
+def test_what_a_request_names_stays_here(tmp_path):
+    """The word is in the result and on the command line; W&B has neither, nor the error that names it."""
+    word = load("classification", size=100).train[0]["text"].split()[0].strip(".,").lower()
+    for value, code in ((word, 0), ("janedoe", 2)):
+        outcome = kga(*TINY, "forget=word", f"forget.value={value}", "method=none", "reference=none", f"output={tmp_path}",
+                      "logger=wandb", **OFFLINE)  # fmt: skip
+        assert outcome.code == code, outcome.errors
+    files = [path for path in tmp_path.glob("runs/*/wandb/**/*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if b"janedoe" in path.read_bytes()]
+    read = [records(folder) for folder in tmp_path.glob("runs/*/")]
+    assert [run["config"]["update"]["forget"]["value"] for found in read for run in of(found, "run")] == [HIDDEN] * 2
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """W&B keeps what it read of the environment for the time of a process."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("logger.wandb.mode=ofline", "logger.wandb.mode=ofline is unknown: did you mean offline"),
+        ("logger.wandb.project=a/b", "logger.wandb.*: W&B does not take these settings"),
+        ("WANDB_API_KEY=secretshort", "logger=wandb: the key is none"),
+    ],
+)
+def test_settings_that_wandb_refuses_are_mistakes(setting, said, tmp_path, monkeypatch, afresh):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own, environment = ((), dict([setting.split("=")])) if setting.startswith("WANDB") else ((setting,), {})
+    outcome = kga(*TINY, FORGET, "method=none", "logger=wandb", *own, f"output={tmp_path}", **environment)
+    assert outcome.code == 2 and len(outcome.errors) == 1 and said in outcome.errors[0], outcome.errors
+    assert "secretshort" not in outcome.out + outcome.errors[0]
+    assert not list(tmp_path.glob("store/original/*"))
+
+
+def test_a_logger_without_its_package_is_a_mistake(tmp_path, monkeypatch):
+    from pytorch_lightning.loggers import tensorboard
+
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard")
+
+    monkeypatch.setattr(tensorboard.TensorBoardLogger, "__init__", missing)
+    outcome = kga(*TINY, FORGET, "method=none", "logger=tensorboard", f"output={tmp_path}")
+    assert outcome.code == 2
+    assert outcome.errors == ["kga: logger=tensorboard: its package is missing: pip install tensorboard"]
+
+
+def test_a_logger_that_breaks_costs_no_run(tmp_path, monkeypatch):
+    """A switched-off one has no folder to name, and one that cannot end is told of."""
+    off = kga(*TINY, FORGET, "method=none", "logger=wandb", "logger.wandb.mode=disabled", f"output={tmp_path}")
+    assert off.code == 0, off.errors
+    assert "wandb sync" not in off.out
+    finish = wandb_logger.finish
+    monkeypatch.setattr(wandb_logger, "finish", lambda *given, **named: finish(*given, **named) or 1 / 0)
+    broken = kga(*TINY, FORGET, "method=none", "seed=1", "logger=wandb", f"output={tmp_path}", **OFFLINE)
+    assert broken.code == 0 and "RunLogger did not end well (ZeroDivisionError" in broken.out, broken.errors
+    assert all(json.loads(path.read_text())["status"] == "completed" for path in tmp_path.glob("runs/*/result.json"))
 
 
 def test_a_failed_run_ends_as_failed(tmp_path):
