@@ -123,15 +123,20 @@ def test_forgotten_texts_stay_here(tmp_path):
 
 
 def test_what_a_request_names_stays_here(tmp_path):
-    """The word is in the result and on the command line; W&B has neither, nor the error that names it."""
-    word = load("classification", size=100).train[0]["text"].split()[0].strip(".,").lower()
-    for value, code in ((word, 0), ("janedoe", 2)):
-        outcome = kga(*TINY, "forget=word", f"forget.value={value}", "method=none", "reference=none", f"output={tmp_path}",
+    """A word that is forgotten, and one that no example has: W&B has neither, from wherever it might."""
+    rows = [
+        {"text": f"{'zebrine ' * (i % 3 == 0)}{row['text']}", "label": row["label"]}
+        for i, row in enumerate(load("classification", size=100).train)
+    ]
+    own = [part for part in TINY if not part.startswith("data.")]
+    data = ("data=folder", f"data.path={write_folder(tmp_path / 'data', rows)}", "reference=none", "new.size=2")
+    for value, code in (("zebrine", 0), ("janedoe", 2)):
+        outcome = kga(*own, *data, "forget=word", f"forget.value={value}", "method=none", f"output={tmp_path}",
                       "logger=wandb", **OFFLINE)  # fmt: skip
         assert outcome.code == code, outcome.errors
     files = [path for path in tmp_path.glob("runs/*/wandb/**/*") if path.is_file()]
-    assert len(files) > 3
-    assert not [path for path in files if b"janedoe" in path.read_bytes()]
+    assert len(files) > 6
+    assert not [path for path in files if b"janedoe" in path.read_bytes() or b"zebrine" in path.read_bytes()]
     read = [records(folder) for folder in tmp_path.glob("runs/*/")]
     assert [run["config"]["update"]["forget"]["value"] for found in read for run in of(found, "run")] == [HIDDEN] * 2
 

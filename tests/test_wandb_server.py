@@ -126,7 +126,6 @@ def holders(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
 def test_kga_online(tmp_path):
     with StubWandb() as stub:
         outcome = study(stub, tmp_path)
