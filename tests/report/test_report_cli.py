@@ -215,3 +215,18 @@ def test_audited_runs_fit_80_columns_with_their_attack(tmp_path, capsys, task):
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     rows = summary.query("quantity == 'membership' and split == 'rmia' and metric == 'auc' and role == 'retrain'")
     assert rows["mean"].tolist() == [pytest.approx(0.53)] and "| MIA |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_of_how_many_seeds_a_cell_is_stands_in_every_format(tmp_path, capsys):
+    for seed in (0, 1, 2):
+        audit = fake_audit() if seed == 0 else {}
+        write_run(tmp_path / "runs" / str(seed), fake_result(seed=seed) | audit)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--to", "html,latex,markdown", "--output", str(out)]) == 0
+    html, tex, markdown = ((out / f"report.{end}").read_text() for end in ("html", "tex", "md"))
+    assert "<td>0.55 <small>(n=1)</small></td>" in html and "<td>73.6 <small>± 0.2</small></td>" in html
+    assert "& 0.55 (n=1) &" in tex and "| 0.55 (n=1) |" in markdown
+    printed = capsys.readouterr().out.splitlines()
+    row = next(number for number, line in enumerate(printed) if line.startswith("kga"))
+    assert "0.55" in printed[row] and printed[row + 1].split() == ["(n=1)"]
+    assert max(len(line) for line in printed if not line.startswith("Wrote")) <= 80

@@ -15,7 +15,6 @@ from helpers.fake_sweeps import held
 from kga.report.cli import main
 from kga.report.collect import collect
 
-
 UNREAD = ("status", "error", "key", "splits", "signatures", "cut", "environment")  # by tables and figures
 CURVES = held(fake_result() | fake_audit())
 
