@@ -63,9 +63,13 @@ def _nonmembers(result: dict[str, Any], attack: str) -> int:
 
 
 def _best_settings(subject: Subject) -> dict[str, list[Run]]:
-    """The runs of each method's best setting, the best method first; without scores in the order that they come in."""
+    """The runs of each method's best setting, the best method first; without scores in the order that they come in.
+
+    Of settings with the most seeds, as in the comparison of the methods.
+    """
     scores = subject.aggregated
     scores = scores[(scores["quantity"] == "score") & (scores["metric"] == "tow") & (scores["role"] == "unlearned")]
+    scores = scores[scores["seeds"] == scores.groupby("method")["seeds"].transform("max")]
     ranked = scores.sort_values("mean", ascending=False, kind="stable").drop_duplicates("method")
     order = {row.method: row.setting for row in ranked.itertuples()}
     methods = subject.methods()
