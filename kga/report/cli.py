@@ -67,8 +67,8 @@ def _report(paths: list[Path], formats: list[str], output: Path, selecting: bool
         console.print(_terminal_table(table))
         for comparison in table.comparisons:
             console.print(Text(comparison.sentence))
-        if table.testing:
-            console.print(Text(table.testing, "dim"))
+        for told in filter(None, (table.testing, table.trials)):
+            console.print(Text(told, "dim"))
         console.print()
     if trials is not None:
         console.print(_selection_table(trials))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from kga.report import summary
 from kga.report.paired import BOUNDS, Comparison, comparisons, explained, own_part
+from kga.report.select import on_trials, results
 from kga.report.settings import GROUP, in_order
 from kga.report.tidy import VALUE
 
@@ -53,7 +54,7 @@ class MainTable:
 
     `bleu`: what the column BLEU shows; empty for tasks whose models generate nothing, which lack it and PPL. `attack`: whose
     AUC the column MIA shows; empty where nothing was attacked, and there is none. `comparisons`: the best method against the
-    next, of each request.
+    next, of each request. `trials`: what is to be said of those.
     """
 
     group: tuple[str, ...]
@@ -62,6 +63,7 @@ class MainTable:
     bleu: str = ""
     attack: str = ""
     comparisons: Sequence[Comparison] = ()
+    trials: str = ""
 
     @property
     def title(self) -> str:
@@ -111,17 +113,14 @@ def main_tables(aggregated: pd.DataFrame, values: pd.DataFrame | None = None) ->
     """The main table of every (task, data, model). Of each request: noise floor, A_R and the original first, then methods.
 
     Args:
-        aggregated: numbers over seeds, as `aggregate` gives them.
-        values: the numbers of single seeds, as `tidy` gives them; without them no methods are compared.
+        aggregated: numbers over seeds of what is to be shown, as `aggregate` gives them.
+        values: the numbers of single seeds, trials among them, as `tidy` gives them; without them no methods are compared.
     """
     parts = {} if values is None else dict(iter(values.groupby(GROUP, sort=False)))
-    return [
-        _main_table(group, part, comparisons(parts[group]) if group in parts else ())
-        for group, part in aggregated.groupby(GROUP, sort=True)
-    ]
+    return [_main_table(group, part, parts.get(group)) for group, part in aggregated.groupby(GROUP, sort=True)]
 
 
-def _main_table(group: tuple[str, ...], part: pd.DataFrame, compared: Sequence[Comparison]) -> MainTable:
+def _main_table(group: tuple[str, ...], part: pd.DataFrame, values: pd.DataFrame | None) -> MainTable:
     task, metric = group[0], part["score_metric"].iloc[0]
     rows = [(*name, numbers) for name, numbers in part.groupby(["request", "role", "method", "setting"], sort=False)]
     known = [row for row in rows if row[1] in summary.LABELS and (row[-1]["quantity"] == "utility").any()]
@@ -136,7 +135,8 @@ def _main_table(group: tuple[str, ...], part: pd.DataFrame, compared: Sequence[C
     _mark(rivals)
     name = summary.bleu_name(task) if task in summary.BLEU else ""
     named = " / ".join(sorted(set(attacks.values())))
-    return MainTable(group, summary.metric_name(metric), [line for line, _ in found], name, named, compared)
+    compared, trials = ((), "") if values is None else (comparisons(results(values)), on_trials(values))
+    return MainTable(group, summary.metric_name(metric), [line for line, _ in found], name, named, compared, trials)
 
 
 def _attacks(part: pd.DataFrame) -> dict[str, str]:
