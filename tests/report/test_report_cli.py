@@ -230,3 +230,23 @@ def test_of_how_many_seeds_a_cell_is_stands_in_every_format(tmp_path, capsys):
     row = next(number for number, line in enumerate(printed) if line.startswith("kga"))
     assert "0.55" in printed[row] and printed[row + 1].split() == ["(n=1)"]
     assert max(len(line) for line in printed if not line.startswith("Wrote")) <= 80
+
+
+def test_texts_in_csv_are_no_formulas_and_numbers_stay_numbers(tmp_path):
+    hostile = '=HYPERLINK("http://x","y")'
+    for method, data in ((hostile, "@SUM(1)"), ("-1+1", "+1"), ("kga", "a=b")):
+        result = fake_result(data=data, method=method) | {"cost": {"one_off_seconds": -2.5}}
+        write_run(tmp_path / "runs" / data, result | {"method": "m"}).joinpath("result.json").write_text(
+            json.dumps(result)
+        )
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--to", "csv,parquet", "--output", str(out)]) == 0
+    for name in ("values", "summary"):
+        read, exact = pd.read_csv(out / f"{name}.csv"), pd.read_parquet(out / f"{name}.parquet")
+        assert {"'@SUM(1)", "'+1", "a=b"} == set(read["data"]) and {"'" + hostile, "'-1+1", "kga"} == set(
+            read["method"].dropna()
+        )
+        assert {"@SUM(1)", "+1", "a=b"} == set(exact["data"]) and hostile in set(exact["method"])
+    values = pd.read_csv(out / "values.csv").query("quantity == 'cost'")["value"]
+    assert values.tolist() == [-2.5] * 3
+    assert "'" not in pd.read_csv(out / "values.csv")["folder"].str.cat()
