@@ -250,3 +250,40 @@ def test_texts_in_csv_are_no_formulas_and_numbers_stay_numbers(tmp_path):
     values = pd.read_csv(out / "values.csv").query("quantity == 'cost'")["value"]
     assert values.tolist() == [-2.5] * 3
     assert "'" not in pd.read_csv(out / "values.csv")["folder"].str.cat()
+
+
+def unescaped(text: str, character: str) -> int:
+    return len(re.findall(rf"(?<!\\){re.escape(character)}", text.replace(r"\\", "")))
+
+
+def test_the_latex_is_sound(tmp_path):
+    """Braces and math are closed, rows have as many cells as there are columns, rules stand where booktabs wants them."""
+    for number, method in enumerate(("[a]", "*b", "c_{1}$x^2~|\\d%")):
+        for seed, size in ((0, 100), (1, 100), (0, 20)):
+            result = (
+                fake_result(method=method, seed=seed, score={"unlearned": {"tow": 0.9 - 0.1 * number}}) | fake_audit()
+            )
+            result["config"]["forget"]["size"] = size
+            result["config"]["method"] |= {"alpha": 2.0 if size == 20 else 1.0}
+            write_run(tmp_path / "runs" / f"{number}{seed}{size}", result)
+    write_run(tmp_path / "runs" / "failed", fake_result(seed=9, status="failed", error="50 % {\nlost"))
+    assert main([str(tmp_path), "--to", "latex", "--output", str(tmp_path / "out")]) == 0
+    tex = (tmp_path / "out" / "report.tex").read_text()
+    code = "\n".join(line for line in tex.splitlines() if not line.startswith("%"))
+    assert "lost" not in code and unescaped(code, "%") == unescaped(code, "_") == unescaped(code, "#") == 0
+    assert unescaped(code, "{") == unescaped(code, "}") and unescaped(code, "$") % 2 == 0
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", code):
+        depth += 1 if brace == "{" else -1
+        assert depth >= 0
+    for name in ("table", "tabular"):
+        assert code.count(rf"\begin{{{name}}}") == code.count(rf"\end{{{name}}}") == 1
+    (columns,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", code)
+    inside = [line.strip() for line in code.split(columns + "}")[1].split(r"\end{tabular}")[0].strip().splitlines()]
+    rows = [line for line in inside if line.endswith(r"\\")]
+    assert {unescaped(row, "&") for row in rows} == {len(columns) - 1} and len(columns) == 10
+    assert not any(row.startswith(("[", "*")) for row in rows) and sum(row.startswith("{[}a]") for row in rows) == 2
+    shape = ["row" if line in rows else line for line in inside]
+    request = [r"\midrule", *["row"] * 6]
+    assert shape == [r"\toprule", "row", *request, *request, r"\bottomrule"]
+    assert re.search(r"\\textbf\{0\.900 \$\\pm\$ 0\.000\}", code) and r"\underline{0.800}" in code
