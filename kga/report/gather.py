@@ -59,15 +59,15 @@ class Collected:
 def gather(paths: Sequence[Path]) -> Collected:
     """Reads all runs below the paths (of a sweep's folder: that sweep's); UserError where there is nothing to read."""
     found = search(paths)
-    values = tidy(found.runs)
+    settings = settings_of([run for run in found.runs if run.completed])
+    values = tidy(found.runs, settings)
     shown = results(values)
     aggregated = aggregate(shown)
-    completed = [run for run in found.runs if run.completed]
     return Collected(
         found.runs,
         found.missing,
         found.records,
-        settings_of(completed),
+        settings,
         values,
         shown,
         aggregated,

@@ -59,9 +59,9 @@ def choose(rows: pd.DataFrame) -> Hashable:
 
 def results(values: pd.DataFrame) -> pd.DataFrame:
     """The numbers that tables, tests and figures are made of: those of trials only where a (task, data, model) has no others."""
-    if values.empty:
-        return values
     trials = _of_trials(values)
+    if not trials.any():
+        return values
     return values[~trials | trials.groupby([values[name] for name in GROUP]).transform("all")]
 
 

@@ -47,11 +47,14 @@ def require_readable(result: Mapping[str, Any]) -> None:
 
 
 def _require_numbers(name: str, value: object, levels: int, mixed: bool = False) -> None:
-    if levels:
-        for key, below in _mapping(name, value).items():
+    found = _mapping(name, value)
+    if levels > 1:
+        for key, below in found.items():
             _require_numbers(f"{name}.{key}", below, levels - 1, mixed)
     elif not mixed:
-        _require(value is None or _is_number(value), name, value, "a number")
+        for key, number in found.items():
+            if type(number) is not float and number is not None and not _is_number(number):  # most are, of very many
+                _require(False, f"{name}.{key}", number, "a number")
 
 
 def _require_curves(curves: Mapping[str, Any]) -> None:
@@ -77,8 +80,8 @@ def _numbers(name: str, value: object, length: int | None = None) -> list[float]
     return value
 
 
-def _mapping(name: str, value: object) -> Mapping[str, Any]:
-    _require(isinstance(value, Mapping), name, value, "an object")
+def _mapping(name: str, value: object) -> dict[str, Any]:
+    _require(isinstance(value, dict), name, value, "an object")
     return value
 
 

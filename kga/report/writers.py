@@ -62,8 +62,9 @@ def _without_formulas(table: arrow.Table) -> arrow.Table:
     """The table with an apostrophe before texts that a spreadsheet would take for formulas."""
     for number, field in enumerate(table.schema):
         if arrow.types.is_string(field.type) or arrow.types.is_large_string(field.type):
-            told = compute.replace_substring_regex(table[number], r"^([=+\-@])", r"'\1")
-            table = table.set_column(number, field.name, told)
+            texts = table[number].combine_chunks().dictionary_encode()  # few different ones
+            told = compute.replace_substring_regex(texts.dictionary, r"^([=+\-@])", r"'\1")
+            table = table.set_column(number, field.name, told.take(texts.indices))
     return table
 
 

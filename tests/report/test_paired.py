@@ -99,6 +99,13 @@ def test_methods_without_a_common_seed_are_not_ordered():
     assert explained([found]) == ""
 
 
+def test_runs_without_a_seed_are_no_pair():
+    rows = scores({("a", ""): [0.9, 0.8, 0.7], ("b", ""): [0.5, 0.6, 0.9]}).astype({"seed": "Int64"})
+    rows.loc[rows["seed"] == 2, "seed"] = pd.NA
+    (found,) = comparisons(rows)
+    assert (found.best, found.pairs) == ("a", 2)
+
+
 def test_only_common_seeds_are_paired():
     (found,) = comparisons(scores({("a", ""): [0.9, 0.9, 0.9], ("b", ""): [0.5, 0.6]}))
     assert found.pairs == 2 and found.difference == pytest.approx(0.35)
