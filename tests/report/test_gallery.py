@@ -125,6 +125,22 @@ def test_a_setting_with_fewer_seeds_has_no_roc(tmp_path):
     assert [run.result["config"]["method"]["alpha"] for run in runs] == [1.0, 1.0]
 
 
+def test_rates_of_another_grid_are_not_averaged_with_the_first_ones(tmp_path, monkeypatch):
+    for seed in range(3):
+        result = run("npo", seed)
+        result["curves"] = curves_of(result)
+        if seed == 2:
+            result["membership"]["unlearned"]["loss"]["nonmembers"] = None
+            for rates in (result["curves"]["roc"], result["curves"]["roc"]["loss"]):
+                rates |= {name: values[1:] for name, values in rates.items() if isinstance(values, list)}
+        write(tmp_path, result)
+    drawn = {}
+    monkeypatch.setattr(held, "rocs", lambda curves, grid, looks, title: drawn.update(curves) or "svg")
+    held.roc_figure(subject(tmp_path))
+    shares = [curves_of(run("npo", seed))["roc"]["loss"]["unlearned"] for seed in range(2)]
+    assert drawn["npo"] == pytest.approx(np.mean(shares, axis=0)[FALSE >= 1 / 1000 - 1e-9])
+
+
 def test_gaps_are_shown_for_a_few_settings(collected):
     (found,) = [part for part in subjects(collected) if part.table.group[1] == "embedded"]
     note, figures = held.gap_figures(found)
