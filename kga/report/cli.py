@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="kga-report", description="Collect the results of runs into tables over seeds."
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folder with runs below it, or a result.json"
+        "paths", nargs="+", type=Path, metavar="PATH", help="folder with runs below it, a result.json or a sweep.json"
     )
     parser.add_argument("--to", default="html,csv", metavar="FORMATS", help=f"comma-separated: {','.join(WRITERS)}")
     parser.add_argument("--select", action="store_true", help="show which setting of each method the tuning rule takes")

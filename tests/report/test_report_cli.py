@@ -9,7 +9,8 @@ import sys
 import pandas as pd
 import pytest
 from helpers.fake_runs import fake_audit, fake_result, full_run, write_run
-from helpers.fake_sweeps import write_record
+from helpers.fake_sweeps import held, write_record
+from helpers.fake_sweeps import run as sweep_run
 
 from kga.console import console
 from kga.report.cli import main
@@ -184,11 +185,13 @@ def test_a_terminal_without_unicode_gets_no_traceback(runs, tmp_path):
 
 @pytest.mark.parametrize(("formats", "unwanted"), [("html,csv", "torch"), ("csv", "matplotlib")])
 def test_a_thousand_runs_are_collected_in_ten_seconds(tmp_path, formats, unwanted):
-    """Methods, settings and seeds among them, so that there is something to test and to draw."""
+    """Methods, settings and seeds among them, so that there is something to test and to draw; configs of 120 keys, curves."""
+    parts = {f"part{part}": {f"key{key}": (part, "text", None)[key % 3] for key in range(10)} for part in range(12)}
+    curves = {method: held(sweep_run(method)) for method in ("kga", "npo")}
     for number in range(1000):
         method, alpha, seed = ("kga", "npo")[number % 2], (0.1, 1.0, 3.0, 10.0)[number // 2 % 4], number // 8
-        result = fake_result(method=method, seed=seed)
-        result["config"]["method"]["alpha"] = alpha
+        result = fake_result(method=method, seed=seed) | fake_audit() | {"curves": curves[method]}
+        result["config"] |= parts | {"method": {"alpha": alpha}}
         write_run(tmp_path / "runs" / str(number), result)
     code = (
         "import sys; from kga.report.cli import main; code = main(sys.argv[1:]); "
