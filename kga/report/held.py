@@ -107,4 +107,4 @@ def gap_figures(subject: Subject) -> tuple[str, list[tuple[str, Markup]]] | None
 def _gaps(result: dict[str, Any]) -> pd.DataFrame | None:
     """a and g by update; None where the method aligns none."""
     held = (result.get("curves") or {}).get("updates")
-    return pd.DataFrame(held, dtype=float).set_index("update") if held else None
+    return pd.DataFrame(held, columns=["update", "a", "g"], dtype=float).set_index("update") if held else None

@@ -82,8 +82,9 @@ def decimals(value: float | None, places: int) -> str:
 
 
 def latex(text: object) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(str(text).split()))
+    """Text with LaTeX's special characters escaped, and without those that it cannot read."""
+    known = filter(str.isprintable, " ".join(str(text).split()))
+    return "".join(_LATEX.get(character, character) for character in known)
 
 
 def markdown(text: object) -> str:

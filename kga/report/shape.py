@@ -12,6 +12,7 @@ from kga.hashing import SCHEMA
 
 _NAMES = ("task", "data", "model", "method", "score_metric")
 _SEEDS = 2**63  # a column of whole numbers holds no larger ones
+_MOST_BITS = 1024  # of a whole number that is a float, too
 # Sections of numbers: how many levels of names there are above these.
 _NUMBERS = {
     **dict.fromkeys(("utility", "forgetting", "quantised", "membership"), 3),
@@ -60,18 +61,21 @@ def _require_numbers(name: str, value: object, levels: int, mixed: bool = False)
 def _require_curves(curves: Mapping[str, Any]) -> None:
     """ROC curves have as many true rates as false ones, and gaps as many values as updates."""
     rates = dict(_mapping("curves.roc", curves.get("roc") or {}))
-    false = _numbers("curves.roc.fpr", rates.pop("fpr", []))
-    _require(
-        all(low < high for low, high in pairwise([0, *false])), "curves.roc.fpr", false, "rising rates of more than 0"
-    )
+    false = _rising("curves.roc.fpr", rates.pop("fpr", []))
     for attack, models in rates.items():
         for model, true in _mapping(f"curves.roc.{attack}", models).items():
             _numbers(f"curves.roc.{attack}.{model}", true, len(false))
     updates = _mapping("curves.updates", curves.get("updates") or {})
     if updates:
-        places = _numbers("curves.updates.update", updates.get("update"))
+        places = _rising("curves.updates.update", updates.get("update"))
         for name in ("a", "g"):
             _numbers(f"curves.updates.{name}", updates.get(name), len(places))
+
+
+def _rising(name: str, value: object) -> list[float]:
+    found = _numbers(name, value)
+    _require(all(low < high for low, high in pairwise([0, *found])), name, value, "a list of rising numbers above 0")
+    return found
 
 
 def _numbers(name: str, value: object, length: int | None = None) -> list[float]:
@@ -100,4 +104,6 @@ def _is_seed(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < _MOST_BITS

@@ -261,7 +261,7 @@ def unescaped(text: str, character: str) -> int:
 
 def test_the_latex_is_sound(tmp_path):
     """Braces and math are closed, rows have as many cells as there are columns, rules stand where booktabs wants them."""
-    for number, method in enumerate(("[a]", "*b", "c_{1}$x^2~|\\d%")):
+    for number, method in enumerate(("[a]", "*b\0", "c_{1}$x^2~|\\d%")):
         for seed, size in ((0, 100), (1, 100), (0, 20)):
             result = (
                 fake_result(method=method, seed=seed, score={"unlearned": {"tow": 0.9 - 0.1 * number}}) | fake_audit()
@@ -273,7 +273,11 @@ def test_the_latex_is_sound(tmp_path):
     assert main([str(tmp_path), "--to", "latex", "--output", str(tmp_path / "out")]) == 0
     tex = (tmp_path / "out" / "report.tex").read_text()
     code = "\n".join(line for line in tex.splitlines() if not line.startswith("%"))
-    assert "lost" not in code and unescaped(code, "%") == unescaped(code, "_") == unescaped(code, "#") == 0
+    assert (
+        "lost" not in code
+        and "\0" not in code
+        and unescaped(code, "%") == unescaped(code, "_") == unescaped(code, "#") == 0
+    )
     assert unescaped(code, "{") == unescaped(code, "}") and unescaped(code, "$") % 2 == 0
     depth = 0
     for brace in re.findall(r"(?<!\\)[{}]", code):

@@ -54,6 +54,12 @@ def rewrite(root: Path, result: dict[str, Any]) -> Path:
         ),
         (("curves",), "x", 'curves is "x" and not an object'),
         (("curves", "updates", "g"), [0.5], "curves.updates.g is [0.5] and not a list of 60 numbers"),
+        (
+            ("curves", "updates", "update"),
+            [1, 1],
+            "curves.updates.update is [1, 1] and not a list of rising numbers above 0",
+        ),
+        (("score", "unlearned", "tow"), 10**400, f"score.unlearned.tow is {'1' + 38 * '0'}… and not a number"),
         (("seed",), "abc", 'seed is "abc" and not a whole number of 0 or more'),
         (("seed",), 2**70, "seed is 1180591620717411303424 and not a whole number of 0 or more"),
         (("schema",), 2, "schema 2; this kga reads 1"),
