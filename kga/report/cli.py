@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="kga-report", description="Collect the results of runs into tables over seeds."
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folder with runs below it, or a result.json"
+        "paths", nargs="+", type=Path, metavar="PATH", help="folder with runs below it, a result.json or a sweep.json"
     )
     parser.add_argument("--to", default="html,csv", metavar="FORMATS", help=f"comma-separated: {','.join(WRITERS)}")
     parser.add_argument("--select", action="store_true", help="show which setting of each method the tuning rule takes")
@@ -66,8 +67,8 @@ def _report(paths: list[Path], formats: list[str], output: Path, selecting: bool
         console.print(_terminal_table(table))
         for comparison in table.comparisons:
             console.print(Text(comparison.sentence))
-        if table.testing:
-            console.print(Text(table.testing, "dim"))
+        for told in filter(None, (table.testing, table.trials)):
+            console.print(Text(told, "dim"))
         console.print()
     if trials is not None:
         console.print(_selection_table(trials))
@@ -94,7 +95,7 @@ def _selection_table(trials: pd.DataFrame) -> Table:
 
 def _terminal_table(table: MainTable) -> Table:
     numbers = [_terminal_numbers(table, line) for line in table.lines]
-    columns = {name: [line[name] for line in numbers] for name in numbers[0]} if numbers else {}
+    columns = {name: [part for line in numbers for part in line[name].split("\n")] for name in (numbers or [{}])[0]}
     spare = _SPARE if table.bleu or table.attack else ()
     names = columns_that_fit(columns, spare, console.width - _LEAST_MODEL)
     left_out = [name for name in columns if name not in names]
@@ -128,9 +129,10 @@ def _terminal_table(table: MainTable) -> Table:
 
 
 def _terminal_numbers(table: MainTable, line: Line) -> dict[str, str]:
-    """The numbers of a line by column, as narrow as they get."""
-    numbers = {"n" if name == "seeds" else name: line[name].replace(" ± ", "±") for name in table.header[2:]}
-    return numbers | {"seconds": numbers["seconds"].partition("±")[0]}
+    """The numbers of a line by column, as narrow as they get: of how many seeds stands below, seconds have no deviation."""
+    numbers = {"n" if name == "seeds" else name: line[name] for name in table.header[2:]}
+    numbers["seconds"] = re.sub(r" ± \S+", "", numbers["seconds"])
+    return {name: text.replace(" ± ", "±").replace(" (", "\n(") for name, text in numbers.items()}
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kga.errors import UserError
+from kga.report.shape import identity, require_readable
 from kga.report.sweeps import RECORD, Missing, Record, is_begun, missing_runs, read_record
 
 
 @dataclass(frozen=True)
 class Run:
-    """One result.json. `error` says why a run is not completed; `result` is empty where the file could not be read."""
+    """One result.json. `error` says why a run is not completed; `result` has no numbers where the file could not be read."""
 
     folder: Path
     result: dict[str, Any]
@@ -45,7 +46,7 @@ def collect(paths: Iterable[Path]) -> list[Run]:
 
 
 def search(paths: Iterable[Path]) -> Collection:
-    """All runs below the paths, each once, sorted by folder. Of a sweep's own folder: the runs of that sweep.
+    """All runs below the paths, each once, sorted by folder. Of a sweep's own folder, or its record: the runs of that sweep.
 
     Raises:
         UserError: a path does not exist or holds neither a run nor a sweep; a record of a sweep cannot be read.
@@ -60,8 +61,9 @@ def search(paths: Iterable[Path]) -> Collection:
         folders |= {folder.resolve(): folder for folder in runs}
         begun += unfinished
         records |= {record.resolve(): read_record(record) for record in found if record.resolve() not in records}
-        if path.is_dir() and (path / RECORD).is_file():
-            folders |= {folder: folder for folder in records[(path / RECORD).resolve()].folders}
+        sweep = path if path.name == RECORD else path / RECORD
+        if sweep.is_file():
+            folders |= {folder: folder for folder in records[sweep.resolve()].folders}
     runs = [_run(folder) for _, folder in sorted(folders.items())]
     return Collection(runs, missing_runs(begun, records.values()), list(records.values()))
 
@@ -87,12 +89,15 @@ def _below(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 
 def _run(folder: Path) -> Run:
+    result: dict[str, Any] = {}
     try:
         result = read_result(folder / "result.json")
+        require_readable(result)
     except UserError as error:
-        return Run(folder, {}, str(error))
-    error = None if result["status"] == "completed" else result.get("error") or f"status {result['status']}"
-    return Run(folder, result, error)
+        return Run(folder, identity(result) | {"status": "failed"}, str(error))
+    if result["status"] == "completed":
+        return Run(folder, result)
+    return Run(folder, result, str(result.get("error") or f"status {result['status']}"))
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def read_result(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; name the folder of a finished run") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run it again to write it anew") from None
     if not isinstance(result, dict) or "status" not in result:
         raise UserError(f"{path}: not the result of a run (it has no `status`)")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from kga.report.collect import Run, search
+from kga.report.select import results
 from kga.report.settings import Setting, settings_of
 from kga.report.sweeps import Missing, Record
 from kga.report.tables import MainTable, main_tables
@@ -19,7 +20,8 @@ from kga.report.tidy import aggregate, tidy
 class Collected:
     """What a report is written from: the runs, every number of them, the same over seeds, and the main tables.
 
-    settings: of completed runs, by folder. missing: runs without a result. records: of sweeps among the paths.
+    settings: of completed runs, by folder. missing: runs without a result. records: of sweeps among the paths. values: every
+    number; shown: those of them that tables and figures are made of; aggregated: these over seeds.
     """
 
     runs: list[Run]
@@ -27,6 +29,7 @@ class Collected:
     records: list[Record]
     settings: dict[Path, Setting]
     values: pd.DataFrame
+    shown: pd.DataFrame
     aggregated: pd.DataFrame
     tables: list[MainTable]
 
@@ -56,15 +59,17 @@ class Collected:
 def gather(paths: Sequence[Path]) -> Collected:
     """Reads all runs below the paths (of a sweep's folder: that sweep's); UserError where there is nothing to read."""
     found = search(paths)
-    values = tidy(found.runs)
-    aggregated = aggregate(values)
-    completed = [run for run in found.runs if run.completed]
+    settings = settings_of([run for run in found.runs if run.completed])
+    values = tidy(found.runs, settings)
+    shown = results(values)
+    aggregated = aggregate(shown)
     return Collected(
         found.runs,
         found.missing,
         found.records,
-        settings_of(completed),
+        settings,
         values,
+        shown,
         aggregated,
         main_tables(aggregated, values),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from kga.report import summary
 from kga.report.canvas import COLOURS, Style
 from kga.report.collect import Run
 from kga.report.curves import gaps, rocs
@@ -35,12 +37,13 @@ def roc_figure(subject: Subject) -> tuple[str, Markup] | None:
     first = next(iter(shown.values()))
     lines = {name: (model, first) for model, name in REFERENCES.items()}
     lines |= {method: ("unlearned", results) for method, results in shown.items()}
+    grid = first[0]["curves"]["roc"]["fpr"]
     means = {
         name: np.mean(rates, axis=0)
         for name, (model, results) in lines.items()
-        if (rates := [found for result in results if (found := _rates(result, attack, model))])
+        if (rates := [found for result in results if (found := _rates(result, attack, model, grid))])
     }
-    false = np.array(first[0]["curves"]["roc"]["fpr"])
+    false = np.array(grid)
     seen = false >= 1 / max(_nonmembers(result, attack) for results in shown.values() for result in results) - 1e-9
     looks = subject.styles | {"retrained (A_R)": Style(COLOURS["ink"]), "original (A_D)": Style(COLOURS["original"])}
     caption = (
@@ -53,19 +56,25 @@ def roc_figure(subject: Subject) -> tuple[str, Markup] | None:
     return caption, rocs(curves, false[seen], looks, subject.table.attack)
 
 
-def _rates(result: dict[str, Any], attack: str, model: str) -> list[float] | None:
-    """Rates of true positives at those of false ones that the result names."""
-    return (((result.get("curves") or {}).get("roc") or {}).get(attack) or {}).get(model)
+def _rates(result: dict[str, Any], attack: str, model: str, grid: list[float] | None = None) -> list[float] | None:
+    """Rates of true positives at those of false ones that the result names; None where these are not of the grid."""
+    roc = (result.get("curves") or {}).get("roc") or {}
+    return (roc.get(attack) or {}).get(model) if grid in (None, roc.get("fpr")) else None
 
 
 def _nonmembers(result: dict[str, Any], attack: str) -> int:
-    return int(((result.get("membership") or {}).get("unlearned") or {}).get(attack, {}).get("nonmembers") or 1000)
+    found = summary.lookup(result, "membership", "unlearned", attack, "nonmembers")
+    return int(found) if found and math.isfinite(found) else 1000
 
 
 def _best_settings(subject: Subject) -> dict[str, list[Run]]:
-    """The runs of each method's best setting, the best method first; without scores in the order that they come in."""
+    """The runs of each method's best setting, the best method first; without scores in the order that they come in.
+
+    Of settings with the most seeds, as in the comparison of the methods.
+    """
     scores = subject.aggregated
     scores = scores[(scores["quantity"] == "score") & (scores["metric"] == "tow") & (scores["role"] == "unlearned")]
+    scores = scores[scores["seeds"] == scores.groupby("method")["seeds"].transform("max")]
     ranked = scores.sort_values("mean", ascending=False, kind="stable").drop_duplicates("method")
     order = {row.method: row.setting for row in ranked.itertuples()}
     methods = subject.methods()
@@ -98,4 +107,4 @@ def gap_figures(subject: Subject) -> tuple[str, list[tuple[str, Markup]]] | None
 def _gaps(result: dict[str, Any]) -> pd.DataFrame | None:
     """a and g by update; None where the method aligns none."""
     held = (result.get("curves") or {}).get("updates")
-    return pd.DataFrame(held, dtype=float).set_index("update") if held else None
+    return pd.DataFrame(held, columns=["update", "a", "g"], dtype=float).set_index("update") if held else None

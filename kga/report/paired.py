@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,16 @@ from kga.report.settings import in_order
 
 ALPHA = 0.05
 MOST_EXACT = 2**14  # sign flips that are all tried; of more, so many are drawn
+_TIE = 1e-9  # tug of war up to which two methods are level
 BOUNDS = ("none", "retrain")  # methods that are A_D and A_R themselves: they compete with nobody
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Best against next of one request by tug of war: mean difference over the seeds that both have, and p."""
+    """Best against next of one request by tug of war: mean difference over the seeds that both have, and p.
+
+    picked: (method, number of its settings) where one of several stands for a method.
+    """
 
     request: str
     best: str
@@ -25,18 +30,29 @@ class Comparison:
     pairs: int
     difference: float
     p: float | None
+    picked: tuple[tuple[str, int], ...] = ()
 
     @property
     def sentence(self) -> str:
         """The comparison in words."""
         start = f"{self.request}: " if self.request else ""
+        if not self.pairs:
+            return f"{start}{self.best} and {self.other} have no seed in common: their tugs of war cannot be compared."
+        order = "ahead of" if self.difference > _TIE else "level with"
         if self.p is None:
-            seeds = f"{self.pairs or 'no'} seed{'s' if self.pairs != 1 else ''}"
-            return f"{start}{self.best} ahead of {self.other} by tug of war, but with {seeds} in common there is nothing to test."
-        return (
-            f"{start}{self.best} ahead of {self.other}: tug of war {self.difference:+.3f} over {self.pairs} common seeds, "
-            f"p = {self.p:.2g}."
-        )
+            told = f"{self.best} {order} {self.other} by tug of war, but with 1 seed in common there is nothing to test"
+        else:
+            told = (
+                f"{self.best} {order} {self.other}: tug of war {self.difference:+.3f} over {self.pairs} common seeds, "
+                f"p = {self.p:.2g}"
+            )
+        return f"{start}{told}{self._picking}."
+
+    @property
+    def _picking(self) -> str:
+        """Which of the two is the best of several settings."""
+        told = ", ".join(f"{method} is the best of {settings} settings" for method, settings in self.picked)
+        return f" ({told}, chosen by the numbers that are tested)" if told else ""
 
 
 def explained(found: Sequence[Comparison]) -> str:
@@ -55,52 +71,74 @@ def explained(found: Sequence[Comparison]) -> str:
 def comparisons(values: pd.DataFrame) -> list[Comparison]:
     """Of every request with two methods (or two settings of the only one): the best by mean tug of war against the next.
 
-    Of each method its best setting stands for it.
+    Of each method its best setting stands for it. Everything is decided on the seeds that all of those have which have the
+    most: a setting with fewer competes with nobody.
 
     Args:
         values: numbers of one table, as `tidy` gives them.
     """
     scores = values[(values["quantity"] == "score") & (values["metric"] == "tow") & (values["role"] == "unlearned")]
-    scores = scores[~scores["method"].isin(BOUNDS)]
+    scores = scores[~scores["method"].isin(BOUNDS) & scores["seed"].notna()]  # without a seed there is no pair
     found = []
     for request in sorted(scores["request"].unique(), key=in_order):
         part = scores[scores["request"] == request]
         wide = part.pivot_table(index="seed", columns=["method", "setting"], values="value", dropna=False)
-        # A setting that diverged for one seed has no mean.
-        ranked = wide[_complete(part, wide)].mean().sort_values(ascending=False, kind="stable")
-        first = ranked[~ranked.index.get_level_values("method").duplicated()]
-        pair = (first if len(first) > 1 else ranked).index[:2]
-        if len(pair) == 2:
-            found.append(_comparison(str(request), wide, *pair))
+        common = _common(wide[_complete(part, wide)])
+        if common is not None:
+            found.append(_comparison(str(request), common))
     return found
 
 
 def _complete(part: pd.DataFrame, wide: pd.DataFrame) -> list[tuple[str, str]]:
+    """The settings that did not diverge for any seed: others have no mean."""
     broken = part[part["value"].isna()].set_index(["method", "setting"]).index
     return [column for column in wide.columns if wide[column].notna().any() and column not in broken]
 
 
-def _comparison(request: str, wide: pd.DataFrame, best: tuple[str, str], other: tuple[str, str]) -> Comparison:
-    common = wide[[best, other]].dropna()
-    a, b = (common[column].to_numpy(float) for column in (best, other))
+def _common(wide: pd.DataFrame) -> pd.DataFrame | None:
+    """The numbers of the most seeds that two methods (or two settings of the only one) share, and of all that have these.
+
+    [seed, (method, setting)]; without a row where no seed is shared, None where there are no two.
+    """
+    seeds = {column: frozenset(wide.index[wide[column].notna()]) for column in wide}
+    several = wide.columns.get_level_values("method").nunique() > 1
+    shared = {a & b for a, b in product(set(seeds.values()), repeat=2)}
+    for chosen in sorted(shared, key=lambda seeds: (-len(seeds), sorted(seeds))):
+        columns = [column for column in wide if chosen <= seeds[column]]
+        if len({method for method, _ in columns} if several else columns) > 1:
+            return wide.loc[sorted(chosen), columns]
+    return None
+
+
+def _comparison(request: str, common: pd.DataFrame) -> Comparison:
+    ranked = common.mean().sort_values(ascending=False, kind="stable").index
+    methods = ranked.get_level_values("method")
+    settings = methods.value_counts()
+    (best, other), pairs = (ranked[~methods.duplicated()] if len(settings) > 1 else ranked)[:2], len(common)
     names = [named(*column, request) for column in (best, other)]
-    difference = float(np.mean(a - b)) if len(common) else float("nan")
-    return Comparison(request, *names, len(common), difference, p_value(a, b) if len(common) > 1 else None)
+    a, b = (common[column].to_numpy(float) for column in (best, other))
+    several = tuple((method, int(settings[method])) for method, _ in (best, other) if settings[method] > 1)
+    return Comparison(
+        request,
+        *names,
+        pairs,
+        float(np.mean(a - b)) if pairs else float("nan"),
+        p_value(a, b) if pairs > 1 else None,
+        several if len(settings) > 1 else (),
+    )
 
 
 def p_value(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sided p of the mean of a - b being 0, under flips of the signs of the pairs; exact up to 14 pairs."""
-    from scipy.stats import permutation_test  # slow to import
-
-    tested = permutation_test(
-        (a, b),
-        lambda x, y, axis: np.mean(x - y, axis=axis),
-        permutation_type="samples",
-        n_resamples=MOST_EXACT,
-        vectorized=True,
-        random_state=0,  # called rng by newer ones
-    )
-    return float(tested.pvalue)
+    differences = a - b
+    flips, pairs = 2 ** len(differences), np.arange(len(differences))
+    if exact := flips <= MOST_EXACT:
+        flipped = (np.arange(flips)[:, None] >> pairs) & 1
+    else:
+        flipped = np.random.default_rng(0).integers(0, 2, (MOST_EXACT, len(pairs)))
+    sums = np.abs((1 - 2 * flipped) @ differences)
+    as_far = int((sums >= abs(differences.sum()) * (1 - _TIE)).sum())
+    return as_far / flips if exact else (as_far + 1) / (MOST_EXACT + 1)  # those that were drawn, and the one that is
 
 
 def named(method: str, setting: str, request: str) -> str:

@@ -21,6 +21,9 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row it would be an argument of the \\ or the rule before it; so would a star
+    "*": "{*}",
     "±": r"$\pm$",
 }
 _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -79,8 +82,9 @@ def decimals(value: float | None, places: int) -> str:
 
 
 def latex(text: object) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(str(text).split()))
+    """Text with LaTeX's special characters escaped, and without those that it cannot read."""
+    known = filter(str.isprintable, " ".join(str(text).split()))
+    return "".join(_LATEX.get(character, character) for character in known)
 
 
 def markdown(text: object) -> str:

@@ -30,7 +30,7 @@ def select(values: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: there is no trial.
     """
-    trials = values[(values["quantity"] == "selection") & (values["seed"] >= FIRST_SEED).fillna(False)]
+    trials = values[(values["quantity"] == "selection") & _of_trials(values)]
     if trials.empty:
         raise UserError(
             f"--select: no completed run has a seed of {FIRST_SEED} or above, as trials have (smaller seeds are for "
@@ -55,3 +55,26 @@ def choose(rows: pd.DataFrame) -> Hashable:
     allowed = rows[rows["validation_loss"] <= LOSS_ALLOWED]
     order = ["gap", "validation_loss"] if len(allowed) else ["validation_loss"]
     return (allowed if len(allowed) else rows).sort_values(order, kind="stable").index[0]
+
+
+def results(values: pd.DataFrame) -> pd.DataFrame:
+    """The numbers that tables, tests and figures are made of: those of trials only where a (task, data, model) has no others."""
+    trials = _of_trials(values)
+    if not trials.any():
+        return values
+    return values[~trials | trials.groupby([values[name] for name in GROUP]).transform("all")]
+
+
+def on_trials(values: pd.DataFrame) -> str:
+    """What is to be said of the trials among all runs of a table; empty where there are none."""
+    trials = _of_trials(values)
+    if not trials.any():
+        return ""
+    if trials.all():
+        return f"These are trials (seeds of {FIRST_SEED} and above), which choose settings: they are no results."
+    runs = values.loc[trials, "folder"].nunique()
+    return f"Left out: {runs} trial{'s' * (runs > 1)} (seeds of {FIRST_SEED} and above), which choose settings; values.csv has all."
+
+
+def _of_trials(values: pd.DataFrame) -> pd.Series:
+    return (values["seed"] >= FIRST_SEED).fillna(False).astype(bool)

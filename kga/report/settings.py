@@ -8,30 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kga.config import IDLE, IDLE_HARDWARE
 from kga.report.collect import Run
 
 GROUP = ["task", "data", "model"]
-# Keys (with all below them) that decide where, how and with what beside it a run is made, not what comes out; seeds are
-# what is averaged over. A choice that decides more than its group's keys say is told as `forget=easy`.
+# Keys (with all below them) that decide where, how and with what beside it a run is made, not what comes out: those that do
+# not name a run, and of those that do the ones that leave A* as it is. Seeds are what is averaged over. A choice that
+# decides more than its group's keys say is told as `forget=easy`.
 _NO_SETTING = {
+    *IDLE,
+    *(f"trainer.{name}" for name in IDLE_HARDWARE),
+    "forget.list",
+    "evaluation.watch",
     "seed",
-    "sweep",
     "choices",
-    "output",
-    "store",
-    "trainer",
-    "launcher",
-    "logger",
-    "report",
     "attack",
     "reference",
-    "hydra",
-    "forget.list",
     "evaluation.noise_floor",
     "evaluation.batch_size",
     "evaluation.generate.batch_size",
 }
-_SETTING_AFTER_ALL = {"trainer.precision"}
 DIFFICULTY = ("easy", "random", "hard")  # choices of the request that have an order
 _NAMED = {*GROUP, "method"}  # choices that have columns of their own
 
@@ -98,25 +94,29 @@ def varying(configs: Sequence[Flat], wanted: Callable[[str], bool]) -> list[str]
     """The wanted keys in which the configs differ.
 
     A key that some of them lack counts only where nothing explains that: neither the choice of its group (``forget=easy``
-    tells of it already), nor that attacks were not asked for.
+    tells of it already), nor that attacks were not asked for. Nor does a seed of a part that is the run's own everywhere.
     """
-    values: dict[str, set[str]] = {}
-    holders: dict[str, set[object]] = {}  # choices of the key's group where the key is there
-    for config in configs:
-        for key, value in config.items():
-            values.setdefault(key, set()).add(repr(value))
-            holders.setdefault(key, set()).add(_choice(config, key))
-    return [key for key in values if wanted(key) and (len(values[key]) > 1 or _lacks(configs, key, holders[key]))]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if wanted(key) and _differs(configs, key) and not _is_the_runs_seed(configs, key)]
 
 
-def _lacks(configs: Sequence[Flat], key: str, choices: set[object]) -> bool:
-    if key.startswith("attack."):
+def _differs(configs: Sequence[Flat], key: str) -> bool:
+    holders = [config for config in configs if key in config]
+    if len({repr(config[key]) for config in holders}) > 1:
+        return True
+    if len(holders) == len(configs) or key.startswith("attack."):
         return False
+    choices = {_choice(config, key) for config in holders}
     return any(key not in config and _choice(config, key) in choices for config in configs)
 
 
-def _choice(config: Flat, key: str) -> object:
-    return config.get(key.split(".")[0])
+def _choice(config: Flat, key: str) -> str:
+    """What was chosen of the key's group."""
+    return repr(config.get(key.split(".")[0]))
+
+
+def _is_the_runs_seed(configs: Sequence[Flat], key: str) -> bool:
+    return key.endswith(".seed") and all(config[key] == config.get("seed") for config in configs if key in config)
 
 
 def written(config: Flat, keys: Iterable[str]) -> str:
@@ -144,8 +144,7 @@ def _dotted(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 def decides(key: str) -> bool:
     """Whether a key decides what comes out of a run, seeds aside."""
     parts = key.split(".")
-    above = {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-    return parts[-1] != "seed" and (key in _SETTING_AFTER_ALL or not above & _NO_SETTING)
+    return not any(".".join(parts[:depth]) in _NO_SETTING for depth in range(1, len(parts) + 1))
 
 
 def in_order(text: str) -> tuple[tuple[int, float, str], ...]:

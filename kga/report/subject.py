@@ -49,10 +49,11 @@ class Subject:
 def subjects(collected: Collected) -> Iterator[Subject]:
     """Every table of the report, in order; a method looks the same in all."""
     known = styles(sorted({run.method for run in collected.completed if run.method not in BOUNDS}))
-    values = dict(iter(collected.values.groupby(GROUP, sort=False)))
+    values = dict(iter(collected.shown.groupby(GROUP, sort=False)))
     aggregated = dict(iter(collected.aggregated.groupby(GROUP, sort=False)))
     runs: dict[tuple[str, ...], list[Run]] = {}
-    for run in collected.completed:
+    folders = set(collected.shown["folder"].unique())
+    for run in (run for run in collected.completed if str(run.folder) in folders):
         runs.setdefault(group_of(run), []).append(run)
     for table in collected.tables:
         own = runs[table.group]

@@ -47,15 +47,22 @@ def read_record(path: Path) -> Record:
     """Reads a sweep.json; UserError where it is none."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-        jobs = [
-            dict(job) | {"folder": (path.parent / job["folder"]).resolve() if job.get("folder") else None}
-            for job in read["jobs"]
-        ]
+        jobs = [dict(job) | _read(job, path.parent) for job in read["jobs"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not the record of a sweep ({type(error).__name__}: {error}); delete it, or start the sweep again"
         ) from None
     return Record(str(read.get("name") or path.parent.name), str(read.get("command") or ""), jobs)
+
+
+def _read(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What is said of a job, each in its type."""
+    return {
+        "folder": (folder / job["folder"]).resolve() if job.get("folder") else None,
+        "overrides": tuple(map(str, job.get("overrides") or ())),
+        "state": str(job.get("state") or "pending"),
+        "error": None if job.get("error") is None else str(job["error"]),
+    }
 
 
 def is_begun(folder: Path, files: Iterable[str]) -> bool:
@@ -77,8 +84,5 @@ def missing_runs(begun: Iterable[Path], records: Iterable[Record]) -> list[Missi
 
 
 def _missing(job: dict[str, Any], sweep: str) -> Missing:
-    state = str(job.get("state") or "pending")
-    if state == "completed":
-        state = "completed, its result is gone"
-    overrides = tuple(str(part) for part in job.get("overrides") or ())
-    return Missing(job["folder"], state, overrides, job.get("error"), sweep)
+    state = "completed, its result is gone" if job["state"] == "completed" else job["state"]
+    return Missing(job["folder"], state, job["overrides"], job["error"], sweep)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 
 from kga.report import summary
 from kga.report.paired import BOUNDS, Comparison, comparisons, explained, own_part
+from kga.report.select import on_trials, results
 from kga.report.settings import GROUP, in_order
 from kga.report.tidy import VALUE
 
@@ -18,6 +20,15 @@ BEST, SECOND = "best", "second"
 _NAMING = ("model", "setting", "seeds")
 _GENERATION = ("BLEU", "PPL")
 _TIE = 1e-9  # relative difference up to which two numbers are one
+
+
+class Cell(NamedTuple):
+    """A number over seeds, as `aggregate` gives it."""
+
+    mean: float
+    std: float
+    distance: float
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class MainTable:
 
     `bleu`: what the column BLEU shows; empty for tasks whose models generate nothing, which lack it and PPL. `attack`: whose
     AUC the column MIA shows; empty where nothing was attacked, and there is none. `comparisons`: the best method against the
-    next, of each request.
+    next, of each request. `trials`: what is to be said of those.
     """
 
     group: tuple[str, ...]
@@ -52,6 +63,7 @@ class MainTable:
     bleu: str = ""
     attack: str = ""
     comparisons: Sequence[Comparison] = ()
+    trials: str = ""
 
     @property
     def title(self) -> str:
@@ -92,8 +104,8 @@ class MainTable:
             return ""
         where = " of each request" if len(self.requests) > 1 else ""
         return (
-            f"best and second best method{where}: closest to the retrained model's mean, in JSD the least, in ToW the most, "
-            "in seconds the fewest"
+            f"best and second best method{where}, of those with the most seeds: on average closest to the retrained model of the "
+            "same seed, in JSD the least, in ToW the most, in seconds the fewest"
         )
 
 
@@ -101,29 +113,30 @@ def main_tables(aggregated: pd.DataFrame, values: pd.DataFrame | None = None) ->
     """The main table of every (task, data, model). Of each request: noise floor, A_R and the original first, then methods.
 
     Args:
-        aggregated: numbers over seeds, as `aggregate` gives them.
-        values: the numbers of single seeds, as `tidy` gives them; without them no methods are compared.
+        aggregated: numbers over seeds of what is to be shown, as `aggregate` gives them.
+        values: the numbers of single seeds, trials among them, as `tidy` gives them; without them no methods are compared.
     """
     parts = {} if values is None else dict(iter(values.groupby(GROUP, sort=False)))
-    return [
-        _main_table(group, part, comparisons(parts[group]) if group in parts else ())
-        for group, part in aggregated.groupby(GROUP, sort=True)
-    ]
+    return [_main_table(group, part, parts.get(group)) for group, part in aggregated.groupby(GROUP, sort=True)]
 
 
-def _main_table(group: tuple[str, ...], part: pd.DataFrame, compared: Sequence[Comparison]) -> MainTable:
+def _main_table(group: tuple[str, ...], part: pd.DataFrame, values: pd.DataFrame | None) -> MainTable:
     task, metric = group[0], part["score_metric"].iloc[0]
     rows = [(*name, numbers) for name, numbers in part.groupby(["request", "role", "method", "setting"], sort=False)]
     known = [row for row in rows if row[1] in summary.LABELS and (row[-1]["quantity"] == "utility").any()]
     known.sort(key=lambda row: (in_order(row[0]), list(summary.LABELS).index(row[1]), row[2], in_order(row[3])))
     attacks = _attacks(part)
     found = [_line(row[:-1], row[-1], (metric, summary.BLEU.get(task), attacks.get(row[0], ""))) for row in known]
-    targets = {line.request: means for line, means, _ in found if line.role == "retrain"}
-    rivals = [row for row in found if row[0].role == "unlearned" and row[2] not in BOUNDS]
-    _mark([(line, _ranks(means, targets.get(line.request, {}))) for line, means, _ in rivals])
+    rivals = [
+        (line, cells)
+        for (line, cells), row in zip(found, known, strict=True)
+        if row[1] == "unlearned" and row[2] not in BOUNDS
+    ]
+    _mark(rivals)
     name = summary.bleu_name(task) if task in summary.BLEU else ""
     named = " / ".join(sorted(set(attacks.values())))
-    return MainTable(group, summary.metric_name(metric), [line for line, *_ in found], name, named, compared)
+    compared, trials = ((), "") if values is None else (comparisons(results(values)), on_trials(values))
+    return MainTable(group, summary.metric_name(metric), [line for line, _ in found], name, named, compared, trials)
 
 
 def _attacks(part: pd.DataFrame) -> dict[str, str]:
@@ -149,49 +162,69 @@ def _farthest(aucs: pd.DataFrame) -> object:
 
 def _line(
     row: tuple[str, str, str, str], numbers: pd.DataFrame, shown: tuple[str, str | None, str]
-) -> tuple[Line, dict[str, float], str]:
-    """The line, its means by column, and its method.
+) -> tuple[Line, dict[str, Cell]]:
+    """The line, and by column the numbers behind those of its cells that are of all its seeds.
 
     row: request, role, method, setting. shown: the main metric, BLEU and attack that the columns show.
     """
     (request, role, method, setting), (metric, bleu, attack) = row, shown
-    cells = {tuple(row[:3]): row[3:] for row in numbers[[*VALUE, "mean", "std"]].itertuples(index=False)}
+    known = {tuple(row[:3]): Cell(*row[3:]) for row in numbers[[*VALUE, *Cell._fields]].itertuples(index=False)}
     perplexity = ("utility", "forget", "perplexity")
     wanted = {
         **{split: (("utility", split, metric), 100, ".1f") for split in summary.SPLITS},
         "BLEU": (("utility", "test", bleu), 1, ".1f"),
-        "PPL": (perplexity, 1, summary.perplexity_format(cells.get(perplexity, (0.0,))[0])),
+        "PPL": (perplexity, 1, summary.perplexity_format(known[perplexity].mean if perplexity in known else 0.0)),
         "JSD": (("forgetting", "forget", "jsd"), 1, ".3f"),
         "ToW": (("score", "", "tow"), 1, ".3f"),
         "MIA": (("membership", attack, "auc"), 1, ".2f"),
         "seconds": (("seconds", "", "seconds"), 1, ".1f"),
     }
-    stopped, _ = cells.get(("unlearning", "", "stopped"), (0.0, None))
-    ended = f" (stopped early in {stopped * numbers['seeds'].max():.0f})" if stopped else ""
-    line = {"model": (method or summary.LABELS[role]) + ended, "setting": setting, "seeds": str(numbers["seeds"].max())}
-    found = {name: cells.get(key, (None, None)) for name, (key, *_) in wanted.items()}
-    line |= {name: spread(*found[name], scale, form) for name, (_, scale, form) in wanted.items()}
+    seeds = int(numbers["seeds"].max())
+    line = {"model": (method or summary.LABELS[role]) + _ended(known), "setting": setting, "seeds": str(seeds)}
+    line |= {name: _written(known.get(key), seeds, scale, form) for name, (key, scale, form) in wanted.items()}
     if role == "retrain":
         line |= {"JSD": "0", "ToW": "1"}
-    return Line(role, request, line), {name: mean for name, (mean, _) in found.items() if mean is not None}, method
+    return Line(role, request, line), {
+        name: known[key] for name, (key, *_) in wanted.items() if key in known and known[key].seeds == seeds
+    }
 
 
-def _ranks(means: Mapping[str, float], target: Mapping[str, float]) -> dict[str, float]:
-    """By column how far a line is from the best there could be; NaN where that cannot be said."""
-    ranks = {name: abs(mean - target.get(name, math.nan)) for name, mean in means.items()}
-    own = {"JSD": 1, "ToW": -1, "seconds": 1}  # the less the better, or the more
-    return ranks | {name: sign * means[name] for name, sign in own.items() if name in means}
+def _ended(known: Mapping[tuple[str, ...], Cell]) -> str:
+    """In how many runs unlearning ended before its updates did."""
+    stopped = known.get(("unlearning", "", "stopped"))
+    return f" (stopped early in {stopped.mean * stopped.seeds:.0f})" if stopped and stopped.mean else ""
 
 
-def _mark(found: Sequence[tuple[Line, dict[str, float]]]) -> None:
-    """Marks best and second of each column and request where there are two or more to compare; equal ones alike."""
-    requests: dict[str, list[tuple[Line, dict[str, float]]]] = {}
-    for line, ranks in found:
-        requests.setdefault(line.request, []).append((line, ranks))
+def _written(cell: Cell | None, seeds: int, scale: float, form: str) -> str:
+    """The mean and deviation, and of how many seeds where the line has more."""
+    if cell is None:
+        return "-"
+    fewer = f" (n={cell.seeds})" if cell.seeds < seeds else ""
+    return spread(cell.mean, cell.std, scale, form) + fewer
+
+
+def _rank(column: str, cell: Cell) -> float:
+    """How far a number is from the best there could be; NaN where that cannot be said."""
+    own = {"JSD": 1, "ToW": -1, "seconds": 1}  # the less the better, or the more; others as near to A_R as can be
+    return own[column] * cell.mean if column in own else cell.distance
+
+
+def _mark(found: Sequence[tuple[Line, Mapping[str, Cell]]]) -> None:
+    """Marks best and second of each column and request where there are two or more to compare; equal ones alike.
+
+    What fewer seeds found competes with nothing: it may be luck.
+    """
+    requests: dict[str, list[tuple[Line, Mapping[str, Cell]]]] = {}
+    for line, cells in found:
+        requests.setdefault(line.request, []).append((line, cells))
     for lines in requests.values():
-        for column in dict.fromkeys(name for _, ranks in lines for name in ranks):
-            ranked = [(ranks[column], line) for line, ranks in lines if not math.isnan(ranks.get(column, math.nan))]
-            _mark_column(column, ranked)
+        for column in dict.fromkeys(name for _, cells in lines for name in cells):
+            known = [
+                (_rank(column, cells[column]), cells[column].seeds, line) for line, cells in lines if column in cells
+            ]
+            known = [row for row in known if not math.isnan(row[0])]
+            most = max((seeds for _, seeds, _ in known), default=0)
+            _mark_column(column, [(rank, line) for rank, seeds, line in known if seeds == most])
 
 
 def _mark_column(column: str, ranked: list[tuple[float, Line]]) -> None:
@@ -209,9 +242,7 @@ def _mark_column(column: str, ranked: list[tuple[float, Line]]) -> None:
         marks = marks[1:] if len(equal) == 1 else []  # two best: no second
 
 
-def spread(mean: float | None, deviation: float | None, scale: float, form: str) -> str:
-    """'74.1 ± 0.3', both in a format such as .1f; the mean alone where there is one seed, a dash for no value."""
-    if mean is None:
-        return "-"
-    known = deviation is not None and deviation == deviation
+def spread(mean: float, deviation: float, scale: float, form: str) -> str:
+    """'74.1 ± 0.3', both in a format such as .1f; the mean alone where there is one seed."""
+    known = not math.isnan(deviation)
     return format(scale * mean, form) + (f" ± {format(scale * deviation, form)}" if known else "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ _OF_ATTACKS = ("membership", "relearning", "quantised", "distances")
 _COSTS = ("one_off_seconds", "request_seconds", "peak_memory_bytes", "stored_bytes")
 
 
-def tidy(runs: Iterable[Run]) -> pd.DataFrame:
+def tidy(runs: Iterable[Run], settings: Mapping[Path, Setting] | None = None) -> pd.DataFrame:
     """One row per number of every completed run.
 
     Columns: folder, task, data, model, seed, score_metric (the utility of its main table), role (of the model that the
@@ -26,29 +27,41 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
     (utility, forgetting, quantised, membership, score, distances, relearning, word, selection, unlearning, seconds, cost),
     split (or attack; of what attacks found also the keys of `attack.*` in which runs differ), metric, value. A number that
     was not finite is NaN; so is that of updates to relearn where they were too few.
+
+    Args:
+        settings: of the completed runs, by folder, where they are known already.
     """
     completed = [run for run in runs if run.completed]
-    settings = settings_of(completed)
-    metrics = _score_metrics(completed)
-    rows = [row for run in completed for row in _rows(run, metrics[group_of(run)], settings[run.folder])]
+    settings = settings_of(completed) if settings is None else settings
+    numbers = [(place, *number) for place, run in enumerate(completed) for number in _numbers(run.result)]
+    table = pd.DataFrame(numbers, columns=["run", "role", *VALUE, "value"])
+    # What is the same for all numbers of a run is spread over them afterwards: there are hundreds of them.
+    table = table.join(_told(completed, settings), on="run")
+    others = table["role"] != "unlearned"
+    table["method"] = table["method"].mask(others, "")
+    table["setting"] = table["setting"].mask(others, table["request"])
+    # Findings of differently set attacks are different numbers.
+    attacked = table["quantity"].isin(_OF_ATTACKS) & (table["attack"] != "")
+    found = (table.loc[attacked, "split"] + ", " + table.loc[attacked, "attack"]).str.removeprefix(", ")
+    table.loc[attacked, "split"] = found
     columns = ["folder", *GROUP, "seed", *ROW[len(GROUP) :], *VALUE, "value"]
-    return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64", "value": float})
+    return table[columns].astype({"seed": "Int64", "value": float})
 
 
-def _rows(run: Run, score_metric: str, setting: Setting) -> Iterator[tuple[Any, ...]]:
-    start = (str(run.folder), *group_of(run), run.result.get("seed"), score_metric)
-    own, shared = (run.method, setting.request, setting.whole), ("", setting.request, setting.request)
-    for role, quantity, split, metric, value in _numbers(run.result):
-        names = own if role == "unlearned" else shared
-        yield (*start, role, *names, quantity, _split(quantity, split, setting), metric, value)
+def _told(runs: Sequence[Run], settings: Mapping[Path, Setting]) -> pd.DataFrame:
+    """A row for each run, with what is said of all its numbers."""
+    metrics = _score_metrics(runs)
+    rows = [
+        (str(run.folder), *group_of(run), run.result.get("seed"), metrics[group_of(run)], run.method, own.request, own.whole,
+         own.attack)
+        for run in runs
+        for own in (settings[run.folder],)
+    ]  # fmt: skip
+    columns = ["folder", *GROUP, "seed", "score_metric", "method", "request", "setting", "attack"]
+    return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"})
 
 
-def _split(quantity: str, split: str, setting: Setting) -> str:
-    """Findings of differently set attacks are different numbers."""
-    return ", ".join(filter(None, (split, setting.attack if quantity in _OF_ATTACKS else "")))
-
-
-def _score_metrics(runs: list[Run]) -> dict[tuple[str, ...], str]:
+def _score_metrics(runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
     """By (task, data, model): the metric that its runs name as compared by tug of war, else what all of them suggest."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as arrow
-from pyarrow import csv
+from pyarrow import compute, csv
 
 from kga.errors import UserError
 from kga.report.gather import Collected
@@ -53,9 +53,19 @@ def _markdown(collected: Collected, folder: Path) -> list[Path]:
 def _csv(collected: Collected, folder: Path) -> list[Path]:
     paths = [folder / "values.csv", folder / "summary.csv"]
     for frame, path in zip(_frames(collected), paths, strict=True):
-        table = arrow.Table.from_pandas(frame, preserve_index=False)
+        table = _without_formulas(arrow.Table.from_pandas(frame, preserve_index=False))
         csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))  # ten times faster than pandas
     return paths
+
+
+def _without_formulas(table: arrow.Table) -> arrow.Table:
+    """The table with an apostrophe before texts that a spreadsheet would take for formulas."""
+    for number, field in enumerate(table.schema):
+        if arrow.types.is_string(field.type) or arrow.types.is_large_string(field.type):
+            texts = table[number].combine_chunks().dictionary_encode()  # few different ones
+            told = compute.replace_substring_regex(texts.dictionary, r"^([=+\-@])", r"'\1")
+            table = table.set_column(number, field.name, told.take(texts.indices))
+    return table
 
 
 def _parquet(collected: Collected, folder: Path) -> list[Path]:

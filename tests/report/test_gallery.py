@@ -117,6 +117,30 @@ def test_the_roc_is_the_mean_over_seeds_of_the_best_methods(tmp_path, monkeypatc
     assert drawn["kga"] == pytest.approx(np.mean(shares, axis=0)[seen])
 
 
+def test_a_setting_with_fewer_seeds_has_no_roc(tmp_path):
+    for alpha, seeds, tow in ((1.0, (0, 1), 0.8), (3.0, (0,), 0.99)):
+        for seed in seeds:
+            write(tmp_path, run(seed=seed, alpha=alpha) | {"score": {"unlearned": {"tow": tow}}}, curves=True)
+    (runs,) = held._best_settings(subject(tmp_path)).values()
+    assert [run.result["config"]["method"]["alpha"] for run in runs] == [1.0, 1.0]
+
+
+def test_rates_of_another_grid_are_not_averaged_with_the_first_ones(tmp_path, monkeypatch):
+    for seed in range(3):
+        result = run("npo", seed)
+        result["curves"] = curves_of(result)
+        if seed == 2:
+            result["membership"]["unlearned"]["loss"]["nonmembers"] = None
+            for rates in (result["curves"]["roc"], result["curves"]["roc"]["loss"]):
+                rates |= {name: values[1:] for name, values in rates.items() if isinstance(values, list)}
+        write(tmp_path, result)
+    drawn = {}
+    monkeypatch.setattr(held, "rocs", lambda curves, grid, looks, title: drawn.update(curves) or "svg")
+    held.roc_figure(subject(tmp_path))
+    shares = [curves_of(run("npo", seed))["roc"]["loss"]["unlearned"] for seed in range(2)]
+    assert drawn["npo"] == pytest.approx(np.mean(shares, axis=0)[FALSE >= 1 / 1000 - 1e-9])
+
+
 def test_gaps_are_shown_for_a_few_settings(collected):
     (found,) = [part for part in subjects(collected) if part.table.group[1] == "embedded"]
     note, figures = held.gap_figures(found)

@@ -98,6 +98,38 @@ def test_the_filter_keeps_rows_and_what_they_are_compared_with(page, tmp_path):
     assert everything[0] == ["table-1", "table-2", "table-3", "failed", "missing", "runs"] and everything[2] == ""
 
 
+def test_a_word_of_the_filter_with_an_equals_sign_is_a_whole_setting(tmp_path):
+    for alpha, size in ((1.0, 200), (10.0, 200), (100.0, 200), (1.0, 20)):
+        write(tmp_path / "outputs", run(alpha=alpha, size=size))
+        write(tmp_path / "outputs", run("npo", size=size)) if alpha == 1.0 else None
+    (path,) = writers.write(gather([tmp_path / "outputs"]), ["html"], tmp_path / "report")
+    script = f"""{ROWS}
+    const input = document.getElementById('filter');
+    const shown = (id) => Array.from(document.querySelectorAll(`#${{id}} tbody tr:not(.group):not(.reference)`))
+      .filter((row) => !row.hidden).map((row) => row.innerText.match(/alpha=[0-9.]*|npo/)[0]);
+    const found = {{}};
+    for (const text of ['kga alpha=1', 'alpha=10', 'method.alpha=100.0', 'alpha=', 'pha=1', 'size=20', 'alpha=1 size=200', 'npo']) {{
+      input.value = text;
+      input.dispatchEvent(new Event('input'));
+      document.querySelectorAll('details').forEach((part) => {{ part.open = true; }});
+      found[text] = [shown('table-1').sort(), shown('runs').length];
+    }}
+    return found;"""
+    found, messages = browse(path, script, tmp_path)
+    assert messages == []
+    one, ten, hundred = "alpha=1.0", "alpha=10.0", "alpha=100.0"
+    assert found == {
+        "kga alpha=1": [[one, one], 2],
+        "alpha=10": [[ten], 1],
+        "method.alpha=100.0": [[hundred], 1],
+        "alpha=": [[one, one, ten, hundred], 4],
+        "pha=1": [[], 0],
+        "size=20": [[one, "npo"], 2],
+        "alpha=1 size=200": [[one], 1],
+        "npo": [["npo", "npo"], 2],
+    }
+
+
 COLOURS = """
 const style = (element) => getComputedStyle(element);
 const colours = () => [style(document.body).backgroundColor, style(document.querySelector('figure svg text')).fill];

@@ -56,6 +56,7 @@ def test_the_best_setting_stands_for_its_method():
     (found,) = comparisons(scores(rows))
     assert (found.best, found.other, found.pairs, found.p) == ("kga (alpha=1)", "npo", 2, 0.5)
     assert found.difference == pytest.approx(0.16)
+    assert "p = 0.5 (kga is the best of 2 settings, chosen by the numbers that are tested)." in found.sentence
     assert "With 2 seeds p cannot fall below 0.5" in explained([found])
 
 
@@ -63,6 +64,46 @@ def test_settings_of_the_only_method_are_compared():
     (found,) = comparisons(scores({("kga", "alpha=1"): [0.8], ("kga", "alpha=3"): [0.9]}))
     assert (found.best, found.other, found.p) == ("kga (alpha=3)", "kga (alpha=1)", None)
     assert "with 1 seed in common there is nothing to test" in found.sentence and explained([found]) == ""
+
+
+def test_the_two_and_their_order_are_those_of_common_seeds():
+    """Over its own four seeds kga has the larger mean; over the two that both have npo is ahead."""
+    (found,) = comparisons(scores({("kga", ""): [0.80, 0.82, 0.99, 0.99], ("npo", ""): [0.82, 0.84]}))
+    assert (found.best, found.other, found.pairs) == ("npo", "kga", 2) and found.difference == pytest.approx(0.02)
+    assert "npo ahead of kga: tug of war +0.020 over 2 common seeds" in found.sentence
+
+
+def test_a_setting_with_fewer_seeds_does_not_stand_for_its_method():
+    rows = {("kga", "alpha=1"): [0.8, 0.8, 0.8], ("kga", "alpha=3"): [0.99], ("npo", ""): [0.7, 0.7, 0.7]}
+    (found,) = comparisons(scores(rows))
+    assert (found.best, found.other, found.pairs, found.picked) == ("kga (alpha=1)", "npo", 3, ())
+    assert found.difference == pytest.approx(0.1)
+
+
+def test_a_method_with_fewer_seeds_costs_the_others_none():
+    rows = {("lucky", ""): [0.99], ("a", ""): [0.8, 0.8, 0.9], ("b", ""): [0.7, 0.7, 0.7]}
+    (found,) = comparisons(scores(rows))
+    assert (found.best, found.other, found.pairs) == ("a", "b", 3)
+
+
+def test_equal_methods_are_level_and_not_ahead():
+    (found,) = comparisons(scores({("a", ""): [0.8, 0.9], ("b", ""): [0.9, 0.8]}))
+    assert found.sentence == "a level with b: tug of war +0.000 over 2 common seeds, p = 1."
+
+
+def test_methods_without_a_common_seed_are_not_ordered():
+    rows = scores({("a", ""): [0.9, 0.9], ("b", ""): [0.5, 0.5]})
+    rows.loc[rows["method"] == "b", "seed"] += 10
+    (found,) = comparisons(rows)
+    assert found.sentence == "a and b have no seed in common: their tugs of war cannot be compared."
+    assert explained([found]) == ""
+
+
+def test_runs_without_a_seed_are_no_pair():
+    rows = scores({("a", ""): [0.9, 0.8, 0.7], ("b", ""): [0.5, 0.6, 0.9]}).astype({"seed": "Int64"})
+    rows.loc[rows["seed"] == 2, "seed"] = pd.NA
+    (found,) = comparisons(rows)
+    assert (found.best, found.pairs) == ("a", 2)
 
 
 def test_only_common_seeds_are_paired():

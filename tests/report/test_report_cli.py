@@ -9,7 +9,8 @@ import sys
 import pandas as pd
 import pytest
 from helpers.fake_runs import fake_audit, fake_result, full_run, write_run
-from helpers.fake_sweeps import write_record
+from helpers.fake_sweeps import held, write_record
+from helpers.fake_sweeps import run as sweep_run
 
 from kga.console import console
 from kga.report.cli import main
@@ -184,11 +185,13 @@ def test_a_terminal_without_unicode_gets_no_traceback(runs, tmp_path):
 
 @pytest.mark.parametrize(("formats", "unwanted"), [("html,csv", "torch"), ("csv", "matplotlib")])
 def test_a_thousand_runs_are_collected_in_ten_seconds(tmp_path, formats, unwanted):
-    """Methods, settings and seeds among them, so that there is something to test and to draw."""
+    """Methods, settings and seeds among them, so that there is something to test and to draw; configs of 120 keys, curves."""
+    parts = {f"part{part}": {f"key{key}": (part, "text", None)[key % 3] for key in range(10)} for part in range(12)}
+    curves = {method: held(sweep_run(method)) for method in ("kga", "npo")}
     for number in range(1000):
         method, alpha, seed = ("kga", "npo")[number % 2], (0.1, 1.0, 3.0, 10.0)[number // 2 % 4], number // 8
-        result = fake_result(method=method, seed=seed)
-        result["config"]["method"]["alpha"] = alpha
+        result = fake_result(method=method, seed=seed) | fake_audit() | {"curves": curves[method]}
+        result["config"] |= parts | {"method": {"alpha": alpha}}
         write_run(tmp_path / "runs" / str(number), result)
     code = (
         "import sys; from kga.report.cli import main; code = main(sys.argv[1:]); "
@@ -215,3 +218,79 @@ def test_audited_runs_fit_80_columns_with_their_attack(tmp_path, capsys, task):
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     rows = summary.query("quantity == 'membership' and split == 'rmia' and metric == 'auc' and role == 'retrain'")
     assert rows["mean"].tolist() == [pytest.approx(0.53)] and "| MIA |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_of_how_many_seeds_a_cell_is_stands_in_every_format(tmp_path, capsys):
+    for seed in (0, 1, 2):
+        audit = fake_audit() if seed == 0 else {}
+        write_run(tmp_path / "runs" / str(seed), fake_result(seed=seed) | audit)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--to", "html,latex,markdown", "--output", str(out)]) == 0
+    html, tex, markdown = ((out / f"report.{end}").read_text() for end in ("html", "tex", "md"))
+    assert "<td>0.55 <small>(n=1)</small></td>" in html and "<td>73.6 <small>± 0.2</small></td>" in html
+    assert "& 0.55 (n=1) &" in tex and "| 0.55 (n=1) |" in markdown
+    printed = capsys.readouterr().out.splitlines()
+    row = next(number for number, line in enumerate(printed) if line.startswith("kga"))
+    assert "0.55" in printed[row] and printed[row + 1].split() == ["(n=1)"]
+    assert max(len(line) for line in printed if not line.startswith("Wrote")) <= 80
+
+
+def test_texts_in_csv_are_no_formulas_and_numbers_stay_numbers(tmp_path):
+    hostile = '=HYPERLINK("http://x","y")'
+    for method, data in ((hostile, "@SUM(1)"), ("-1+1", "+1"), ("kga", "a=b")):
+        result = fake_result(data=data, method=method) | {"cost": {"one_off_seconds": -2.5}}
+        write_run(tmp_path / "runs" / data, result | {"method": "m"}).joinpath("result.json").write_text(
+            json.dumps(result)
+        )
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--to", "csv,parquet", "--output", str(out)]) == 0
+    for name in ("values", "summary"):
+        read, exact = pd.read_csv(out / f"{name}.csv"), pd.read_parquet(out / f"{name}.parquet")
+        assert {"'@SUM(1)", "'+1", "a=b"} == set(read["data"]) and {"'" + hostile, "'-1+1", "kga"} == set(
+            read["method"].dropna()
+        )
+        assert {"@SUM(1)", "+1", "a=b"} == set(exact["data"]) and hostile in set(exact["method"])
+    values = pd.read_csv(out / "values.csv").query("quantity == 'cost'")["value"]
+    assert values.tolist() == [-2.5] * 3
+    assert "'" not in pd.read_csv(out / "values.csv")["folder"].str.cat()
+
+
+def unescaped(text: str, character: str) -> int:
+    return len(re.findall(rf"(?<!\\){re.escape(character)}", text.replace(r"\\", "")))
+
+
+def test_the_latex_is_sound(tmp_path):
+    """Braces and math are closed, rows have as many cells as there are columns, rules stand where booktabs wants them."""
+    for number, method in enumerate(("[a]", "*b\0", "c_{1}$x^2~|\\d%")):
+        for seed, size in ((0, 100), (1, 100), (0, 20)):
+            result = (
+                fake_result(method=method, seed=seed, score={"unlearned": {"tow": 0.9 - 0.1 * number}}) | fake_audit()
+            )
+            result["config"]["forget"]["size"] = size
+            result["config"]["method"] |= {"alpha": 2.0 if size == 20 else 1.0}
+            write_run(tmp_path / "runs" / f"{number}{seed}{size}", result)
+    write_run(tmp_path / "runs" / "failed", fake_result(seed=9, status="failed", error="50 % {\nlost"))
+    assert main([str(tmp_path), "--to", "latex", "--output", str(tmp_path / "out")]) == 0
+    tex = (tmp_path / "out" / "report.tex").read_text()
+    code = "\n".join(line for line in tex.splitlines() if not line.startswith("%"))
+    assert (
+        "lost" not in code
+        and "\0" not in code
+        and unescaped(code, "%") == unescaped(code, "_") == unescaped(code, "#") == 0
+    )
+    assert unescaped(code, "{") == unescaped(code, "}") and unescaped(code, "$") % 2 == 0
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", code):
+        depth += 1 if brace == "{" else -1
+        assert depth >= 0
+    for name in ("table", "tabular"):
+        assert code.count(rf"\begin{{{name}}}") == code.count(rf"\end{{{name}}}") == 1
+    (columns,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", code)
+    inside = [line.strip() for line in code.split(columns + "}")[1].split(r"\end{tabular}")[0].strip().splitlines()]
+    rows = [line for line in inside if line.endswith(r"\\")]
+    assert {unescaped(row, "&") for row in rows} == {len(columns) - 1} and len(columns) == 10
+    assert not any(row.startswith(("[", "*")) for row in rows) and sum(row.startswith("{[}a]") for row in rows) == 2
+    shape = ["row" if line in rows else line for line in inside]
+    request = [r"\midrule", *["row"] * 6]
+    assert shape == [r"\toprule", "row", *request, *request, r"\bottomrule"]
+    assert re.search(r"\\textbf\{0\.900 \$\\pm\$ 0\.000\}", code) and r"\underline{0.800}" in code

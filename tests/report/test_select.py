@@ -5,8 +5,11 @@ import pytest
 from helpers.fake_runs import fake_result, write_run
 
 from kga.errors import UserError
+from kga.report.cli import main
 from kga.report.collect import collect
+from kga.report.gather import gather
 from kga.report.select import select
+from kga.report.subject import subjects
 from kga.report.tidy import tidy
 
 
@@ -106,6 +109,47 @@ def test_results_choose_nothing(tmp_path):
     table = select(tidy(collect([tmp_path])))
     assert list(table[table["chosen"]]["setting"]) == ["method.alpha=1.0"]
     assert table["gap"].tolist() == pytest.approx([0.02, 0.10])
+
+
+def told(root, capsys) -> dict[str, str]:
+    """What the report says, by format."""
+    assert main([str(root / "runs"), "--to", "html,csv,latex,markdown", "--output", str(root / "out")]) == 0
+    files = {end: (root / "out" / f"report.{end}").read_text() for end in ("html", "tex", "md")}
+    return {name: " ".join(text.split()) for name, text in (files | {"terminal": capsys.readouterr().out}).items()}
+
+
+def test_trials_beside_results_are_in_no_table_test_or_figure(tmp_path, capsys):
+    """With the trials kga would be at 85.5 % over four seeds, and ahead of npo."""
+    for seed, share, tow in ((0, 0.7, 0.8), (1, 0.72, 0.82), (100, 1.0, 0.99), (101, 1.0, 0.99)):
+        for method, ahead in (("kga", 0.0 if seed < 100 else 0.01), ("npo", 0.005)):
+            result = fake_result(seed=seed, method=method, score={"unlearned": {"tow": tow + ahead}})
+            result["utility"]["unlearned"]["forget"] |= {"accuracy": share, "micro_f1": share}
+            write_run(tmp_path / "runs" / f"{method}-{seed}", result)
+    said = told(tmp_path, capsys)
+    collected = gather([tmp_path / "runs"])
+    (table,) = collected.tables
+    assert {line["seeds"] for line in table.lines} == {"2"} and table.lines[-2]["forget"] == "71.0 ± 1.4"
+    (comparison,) = table.comparisons
+    assert (comparison.best, comparison.pairs) == ("npo", 2)
+    (subject,) = subjects(collected)
+    assert sorted({run.result["seed"] for run in subject.runs}) == [0, 1] == sorted(subject.values["seed"].unique())
+    left_out = "Left out: 4 trials (seeds of 100 and above), which choose settings; values.csv has all."
+    assert [text.count(left_out) for text in said.values()] == [1, 1, 1, 1]
+    assert sorted(pd.read_csv(tmp_path / "out" / "values.csv")["seed"].unique()) == [0, 1, 100, 101]
+    assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["seeds"]) == {2}
+
+
+def test_trials_alone_are_shown_as_such(tmp_path, capsys):
+    for seed in (100, 101):
+        write_trial(tmp_path / "runs", seed)
+    for seed in (0, 100):
+        write_trial(tmp_path / "runs" / "other", seed, data="reviews")
+    said = told(tmp_path, capsys)
+    tables = {table.group[1]: table for table in gather([tmp_path / "runs"]).tables}
+    assert tables["embedded"].lines[-1]["seeds"] == "2" and tables["reviews"].lines[-1]["seeds"] == "1"
+    note = "These are trials (seeds of 100 and above), which choose settings: they are no results."
+    assert [text.count(note) for text in said.values()] == [1, 1, 1, 1]
+    assert tables["reviews"].trials.startswith("Left out: 1 trial (")
 
 
 def test_without_trials_nothing_is_chosen(tmp_path):

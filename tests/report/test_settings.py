@@ -1,10 +1,16 @@
 """In what runs differ."""
 
+import copy
+
 import pytest
 from helpers.fake_runs import fake_audit, fake_result, write_run
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from kga import config
+from kga.paths import config_dir
 from kga.report.collect import collect
-from kga.report.settings import decides, in_order, settings_of, varying
+from kga.report.settings import decides, flat, in_order, settings_of, varying
 from kga.report.tables import main_tables
 from kga.report.tidy import aggregate, tidy
 
@@ -103,3 +109,67 @@ def test_settings_are_sorted_as_people_do():
         "forget=random",
         "forget=hard",
     ]
+
+
+# What names a run, though the same A* comes out of it; what is told apart otherwise; and what is averaged over.
+NAMES_ALONE = ("reference", "evaluation.noise_floor", "evaluation.batch_size", "evaluation.generate.batch_size")
+TOLD_OTHERWISE = ("choices", "attack", "seed")
+
+
+def composed() -> dict:
+    """The whole config, as plain values, with a key of each group that decides nothing."""
+    config.register()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("config", overrides=["trainer=ddp", "attack=population", "launcher=slurm", "logger=wandb"])
+    OmegaConf.set_struct(cfg, False)
+    del cfg.choices  # it needs a running Hydra
+    return OmegaConf.to_container(cfg, resolve=True) | {"choices": {}, "hparams": {"trials": 1}}
+
+
+def changed(cfg: dict, key: str) -> dict:
+    """The config with another value there."""
+    copied = copy.deepcopy(cfg)
+    *sections, last = key.split(".")
+    section = copied
+    for name in sections:
+        section = section[name]
+    section[last] = "another value"
+    return copied
+
+
+def test_what_decides_a_runs_key_is_a_setting_and_what_does_not_is_none():
+    cfg = composed()
+    keys = [key for key in flat(cfg) if key.split(".")[0] not in TOLD_OTHERWISE]
+    named = {key for key in keys if config.run_key(changed(cfg, key), "") != config.run_key(cfg, "")}
+    assert {"trainer.precision", "trainer.frozen_dtype", "data.seed", "method.helpers.seed"} <= named
+    assert {"evaluation.watch", "forget.list", "trainer.devices", "sweep", "output", "hparams.trials"} <= {
+        *keys
+    } - named
+    assert {key for key in keys if decides(key)} == named - {*NAMES_ALONE}
+
+
+@pytest.mark.parametrize(("key", "value"), [("evaluation", {"watch": 0}), ("hparams", {"trials": 3})])
+def test_runs_that_differ_in_what_only_loggers_see_are_seeds_of_one_setting(tmp_path, key, value):
+    for seed in (0, 1):
+        result = fake_result(seed=seed)
+        result["config"] |= {key: value} if seed else {}
+        result["config"].setdefault("evaluation", {"watch": 20})
+        write_run(tmp_path / str(seed), result)
+    assert {setting.whole for setting in settings_of(collect([tmp_path])).values()} == {""}
+
+
+@pytest.mark.parametrize("key", ["precision", "frozen_dtype", "deterministic"])
+def test_runs_of_one_seed_that_compute_otherwise_are_not_merged(tmp_path, key):
+    for value in (1, 2):
+        result = fake_result()
+        result["config"]["trainer"] = {"devices": value, key: value}
+        write_run(tmp_path / str(value), result)
+    table = aggregate(tidy(collect([tmp_path])))
+    assert sorted(table["request"].unique()) == [f"trainer.{key}=1", f"trainer.{key}=2"]
+
+
+def test_a_seed_of_a_part_is_a_setting_unless_it_is_the_runs_own():
+    own = [{"seed": seed, "method.seed": seed, "data.seed": 0} for seed in (0, 1)]
+    assert varying(own, decides) == []
+    other = [{"seed": seed, "method.seed": seed, "data.seed": data} for seed in (0, 1) for data in (0, 1)]
+    assert varying(other, decides) == ["data.seed"]

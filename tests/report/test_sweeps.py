@@ -9,6 +9,7 @@ from helpers.fake_sweeps import write_record
 
 from kga.errors import UserError
 from kga.report import writers
+from kga.report.cli import main
 from kga.report.collect import search
 from kga.report.gather import gather
 
@@ -61,6 +62,16 @@ def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path):
     assert len(search([sweep]).runs) == 2, "the report that lies there now is no run"
 
 
+def test_the_record_of_a_sweep_stands_for_its_runs_as_its_folder_does(tmp_path, capsys):
+    runs = [write_run(tmp_path / str(seed), fake_result(seed=seed)) for seed in range(3)]
+    jobs = [(("seed=0",), runs[0], "completed", None), (("seed=2",), tmp_path / "runs" / "never", "pending", None)]
+    sweep = write_record(tmp_path / "sweeps" / "s", jobs)
+    assert main([str(sweep / "sweep.json"), "--output", str(tmp_path / "out")]) == 0
+    assert "1 runs, 0 of them failed, 1 more without a result" in capsys.readouterr().out
+    assert "<h1>Sweep s</h1>" in (tmp_path / "out" / "report.html").read_text()
+    assert pd.read_csv(tmp_path / "out" / "values.csv")["seed"].dropna().unique().tolist() == [0]
+
+
 def test_one_sweep_among_other_runs_does_not_name_the_report(tmp_path):
     runs = [write_run(tmp_path / str(seed), fake_result(seed=seed)) for seed in range(2)]
     write_record(tmp_path / "sweeps" / "s", [(("seed=0",), runs[0], "completed", None)])
@@ -68,7 +79,7 @@ def test_one_sweep_among_other_runs_does_not_name_the_report(tmp_path):
     assert "<h1>Collected runs</h1>" in html.read_text()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"jobs": 3}', '{"jobs": [3]}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"jobs": 3}', '{"jobs": [3]}', '{"jobs": [{"overrides": 3}]}'])
 def test_a_broken_record_is_named(tmp_path, text):
     path = tmp_path / "sweep.json"
     path.write_text(text)

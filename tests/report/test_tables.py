@@ -273,6 +273,67 @@ def test_requests_have_marks_and_models_of_their_own(tmp_path):
     assert "of each request" in table.marking
 
 
+def offset(root, **methods):
+    """Runs of methods whose forget accuracy is so many points from A_R's of the same seed, which moves from seed to seed."""
+    for method, points in methods.items():
+        for seed, distance in enumerate(points):
+            result = fake_result(method=method, seed=seed, score={})
+            target = 0.725 + 0.02 * seed
+            for model, share in (("retrain", target), ("unlearned", target + distance / 100)):
+                result["utility"][model]["forget"] |= {"accuracy": share, "micro_f1": share}
+            write_run(root / method, result)
+    return root
+
+
+def test_errors_of_seeds_that_cancel_out_do_not_make_a_method_best(tmp_path):
+    """10 points too much and 10 too little have a mean of 0, but are 10 points away."""
+    found = marks(offset(tmp_path, extreme=(10, -10), close=(1, 1), middle=(3, -2)))
+    assert [found[name].get("forget") for name in ("extreme", "close", "middle")] == [None, "best", "second"]
+
+
+def test_what_one_seed_found_competes_with_nothing(tmp_path):
+    found = marks(offset(tmp_path, lucky=(0,), a=(3, 3, 3), b=(4, 4, 4), c=(5, 5, 5)))
+    assert [found[name].get("forget") for name in ("lucky", "a", "b", "c")] == [None, "best", "second", None]
+    assert "lucky" in found and not found["lucky"]
+
+
+def test_a_cell_of_fewer_seeds_says_so_and_is_not_marked(tmp_path):
+    for method, auc, attacked in (("a", 0.52, 1), ("b", 0.6, 3), ("c", 0.7, 3)):
+        for seed in range(3):
+            result = fake_result(method=method, seed=seed)
+            if seed < attacked:
+                result |= {"membership": fake_audit()["membership"]}
+                result["membership"]["unlearned"]["loss"]["auc"] = auc
+            if seed == 2:
+                del result["seconds"]["retrain"]
+            write_run(tmp_path / method, result)
+    values = tidy(collect([tmp_path]))
+    (table,) = main_tables(aggregate(values), values)
+    lines = {line["model"]: line for line in table.lines}
+    assert {name: lines[name]["MIA"] for name in "abc"} == {"a": "0.52 (n=1)", "b": "0.60 ± 0.00", "c": "0.70 ± 0.00"}
+    assert lines["a"]["seeds"] == "3" and lines["retrained (A_R)"]["seconds"] == "58.9 ± 0.0 (n=2)"
+    assert [lines[name].marks.get("MIA") for name in "abc"] == [None, "best", "second"]
+
+
+def test_where_only_one_seed_was_attacked_nothing_is_best(tmp_path):
+    for method, auc in (("a", 0.52), ("b", 0.6)):
+        for seed in range(2):
+            result = fake_result(method=method, seed=seed) | (
+                {} if seed else {"membership": fake_audit()["membership"]}
+            )
+            if not seed:
+                result["membership"]["unlearned"]["loss"]["auc"] = auc
+            write_run(tmp_path / method, result)
+    assert not any("MIA" in line for line in marks(tmp_path).values())
+
+
+def test_unlearning_that_was_stopped_is_counted_among_the_runs_that_tell_of_it(tmp_path):
+    for seed, unlearning in enumerate(({"stopped": "a > g"}, {"stopped": None}, {})):
+        write_run(tmp_path / str(seed), fake_result(seed=seed, unlearning=unlearning and {"updates": 9} | unlearning))
+    (table,) = main_tables(aggregate(tidy(collect([tmp_path]))))
+    assert table.lines[-1]["model"] == "kga (stopped early in 1)"
+
+
 def test_distances_to_the_retrained_model_are_paired_by_seed(tmp_path):
     """+2 and -2 points to A_R of the same seed are 2 points away, though the means agree."""
     for seed, share in ((0, 0.745), (1, 0.703)):
