@@ -232,7 +232,7 @@ class Sweep:
             collected = gather([self.folder])
             written = write(collected, ["html", "csv"], self.folder)
             cfg = next(job.cfg for job in self.jobs if job.cfg)
-            summarise(cfg, self.name, [run.result for run in collected.runs], collected.tables, self.folder)
+            summarise(cfg, self.name, collected, self.folder)
         except Exception as error:  # the runs are there, and what failed among them is to be told
             traceback.print_exception(error)
             note(f"the report could not be written; kga-report {self.folder} tries again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from kga.errors import UserError
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
+
+    from kga.report.gather import Collected
 
 QUANTITIES = ("utility", "forgetting", "score", "membership", "seconds", "cost")  # of a result
 
@@ -70,14 +72,14 @@ def _built(loggers: Mapping, name: str, folder: Path) -> Logger:
         raise UserError(f"logger={name}: its package is missing: pip install {error.name or name}") from error
 
 
-def summarise(cfg: Mapping, name: str, runs: Sequence[Mapping], tables: Sequence, folder: Path) -> None:
-    """Gives the loggers that take it what a whole sweep has found: its results and the tables over them."""
+def summarise(cfg: Mapping, name: str, collected: Collected, folder: Path) -> None:
+    """Gives the loggers that take it what a whole sweep has found."""
     for part in cfg["logger"]:
         if not str(cfg["logger"][part]["_target_"]).startswith("kga."):
             continue
         logger = _built(cfg["logger"], part, folder)
         if hasattr(logger, "summarise"):
-            logger.summarise(name, runs, tables, folder)
+            logger.summarise(name, collected, folder)
 
 
 def _conclude(logger: Logger, cfg: Mapping, result: Mapping) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from pytorch_lightning.loggers import WandbLogger
 from kga.console import note
 from kga.errors import UserError, one_of
 from kga.report import summary
+from kga.report.gather import Collected
+from kga.report.subject import CHOICE, subjects, swept_keys
+from kga.report.sweep_figures import swept_curves
 from kga.report.tables import MainTable
 from kga.tracking import numbers
 
@@ -90,23 +94,20 @@ class RunLogger(WandbLogger):
             run.summary.update({"status": "interrupted"})
         finish(run, failed=error is not None, output=self.output)
 
-    def summarise(self, name: str, runs: Sequence[Mapping], tables: Sequence[MainTable], folder: Path) -> None:
-        """A W&B run for a whole sweep, in its group: the tables over seeds, what alpha does, and how many runs there are.
-
-        runs: results, as result.json holds them.
-        """
-        completed = [run for run in runs if run.get("status") == "completed"]
+    def summarise(self, name: str, collected: Collected, folder: Path) -> None:
+        """A W&B run for a whole sweep, in its group: the tables over seeds, what alpha does, and how many runs there are."""
+        runs, completed = len(collected.runs), len(collected.completed)
         place = self.place | {"group": self.place["group"] or name}
         run = start(
             place, folder, self.texts, id=_identifier(name), name=name, job_type="sweep", tags=["sweep", *self.tags]
         )
-        run.summary.update({"runs": len(runs), "completed": len(completed), "failed": len(runs) - len(completed)})
+        run.summary.update({"runs": runs, "completed": completed, "failed": runs - completed})
         shown: dict[str, Any] = {}
-        for table in tables:
+        for table in collected.tables:
             cells = [[self._shown(line[column]) for column in table.header] for line in table.lines]
-            shown[f"table/{table.title}"] = wandb.Table(columns=list(table.header), data=cells)
-        run.log(shown | _alphas(completed))
-        finish(run, failed=len(runs) > len(completed), output=folder.parent.parent)
+            shown[f"table/{_titled(table)}"] = wandb.Table(columns=list(table.header), data=cells)
+        run.log(shown | _swept(collected, self._shown))
+        finish(run, failed=runs > completed, output=folder.parent.parent)
 
     def _shown(self, cell: str) -> str:
         return cell if self.texts else NAMED.sub(rf"\1{HIDDEN}", cell)
@@ -254,28 +255,29 @@ def _curves(result: Mapping) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _alphas(results: Sequence[Mapping]) -> dict[str, Any]:
-    """Tug of war, and utility on the forget set, against alpha: a line for each method, means over seeds."""
-    rows = [
-        {"method": result["method"], "alpha": alpha, "tug of war": summary.lookup(result, "score", "unlearned", "tow"),
-         "utility on the forget set": summary.lookup(
-             result, "utility", "unlearned", "forget", summary.main_metric(result))}
-        for result in results
-        if isinstance(alpha := result["config"]["method"].get("alpha"), int | float)
-    ]  # fmt: skip
-    if not rows:
-        return {}
-    means = pd.DataFrame(rows).groupby(["method", "alpha"], as_index=False).mean()
+def _swept(collected: Collected, shown: Callable[[str], str]) -> dict[str, Any]:
+    """Tug of war, and utility on the forget set, over alpha and whatever else was swept: the lines of the report's figures."""
     found = {}
-    for column in ("tug of war", "utility on the forget set"):
-        lines = {method: part.dropna(subset=column) for method, part in means.groupby("method") if len(part) > 1}
-        lines = {method: part for method, part in lines.items() if len(part)}
-        if lines:
-            found[f"alpha/{column}"] = wandb.plot.line_series(
-                xs=[part["alpha"].tolist() for part in lines.values()], ys=[part[column].tolist() for part in lines.values()],
-                keys=list(lines), title=f"{column} against alpha", xname="alpha",
-            )  # fmt: skip
+    several = len(collected.tables) > 1
+    for subject in subjects(collected):
+        numbers = {
+            "tug of war": ("score", "", "tow"),
+            "utility on the forget set": ("utility", "forget", subject.metric),
+        }
+        for key, (what, number) in product((key for key in swept_keys(subject) if key != CHOICE), numbers.items()):
+            curves = swept_curves(subject, key, number)
+            title = f"{what} over {key}" + (f", {_titled(subject.table)}" if several else "")
+            if curves:
+                found[f"sweep/{title}"] = wandb.plot.line_series(
+                    xs=[curve.x.tolist() for curve in curves], ys=[curve.mean.tolist() for curve in curves],
+                    keys=[shown(curve.label) for curve in curves], title=title, xname=key,
+                )  # fmt: skip
     return found
+
+
+def _titled(table: MainTable) -> str:
+    """A table's title without the slashes that part folders of W&B's."""
+    return ", ".join(table.group)
 
 
 def _identifier(name: str) -> str:

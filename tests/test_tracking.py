@@ -98,7 +98,13 @@ def test_the_sweep_has_a_run_of_its_own(sweep, output):
     (described,) = of(found, "run")
     assert (described["run_id"], described["run_group"], described["job_type"]) == (folder.name, folder.name, "sweep")
     assert {"runs": 2, "completed": 2, "failed": 0} in [record["update"] for record in of(found, "summary")]
-    assert list(folder.glob("wandb/*/files/media/table/alpha/*.table.json"))
+    (path,) = folder.glob("wandb/offline-run-*/files/media/table/sweep/tug of war over method.alpha_*.table.json")
+    results = [json.loads(path.read_text()) for path in output.glob("runs/*/result.json")]
+    scores = {result["config"]["method"]["alpha"]: result["score"]["unlearned"]["tow"] for result in results}
+    table = json.loads(path.read_text())
+    drawn = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert {row["step"]: row["lineVal"] for row in drawn} == pytest.approx(scores)
+    assert {row["lineKey"] for row in drawn} == {"kga"}
 
 
 def test_how_to_upload_is_said_once(sweep, output):

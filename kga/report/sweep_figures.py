@@ -90,6 +90,12 @@ def _lines(subject: Subject, key: str, places: dict[str, float]) -> dict[str, tu
     return {folder: line for folder, line in found.items() if len(reached[line]) > 1}
 
 
+def swept_curves(subject: Subject, key: str, number: Number) -> list[Curve]:
+    """A number of A* over the values of a swept key: a line for each method and rest of its setting, means over seeds."""
+    places = _places(subject, key)
+    return _curves(subject, places, _lines(subject, key, places), number, 1)
+
+
 def _order(line: tuple[str, str]) -> tuple:
     return line[0], in_order(line[1])
 
