@@ -133,7 +133,7 @@ def test_the_time_is_that_of_such_models(tmp_path):
     ("overrides", "why"),
     [
         (("model.max_length=100000",), "model.max_length=100000"),
-        (("trainer.strategy=fsdp", "trainer.accelerator=gpu"), "trainer.strategy=fsdp"),
+        (("trainer=fsdp",), "trainer.strategy=fsdp"),
     ],
 )
 def test_a_plan_is_made_though_no_update_can_be_timed(overrides, why, tmp_path):
