@@ -80,10 +80,10 @@ def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
 
 
 def _possible(job: Job) -> list[Model] | None:
-    """What a run needs; None where its settings are a mistake, which it will tell itself."""
+    """What a run needs; None where its method or attacks can't be made, which it will tell itself."""
     try:
         return list(needed(job))
-    except UserError:
+    except Exception:
         return None
 
 

@@ -301,10 +301,10 @@ class Sweep:
 
     def _others(self) -> str:
         """What became of the runs that have not failed."""
-        count, left = len(self.jobs) - len(self.failed), len(self.open)
-        if not count:
+        if len(self.failed) == len(self.jobs):
             return ""
-        what = f"{left} are not over yet" if left else "the others are there"
+        left = len(self.open)
+        what = f"{left} not over yet" if left else "the others are there"
         return f" (of {len(self.jobs)} runs; {what})"
 
 

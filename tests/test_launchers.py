@@ -132,6 +132,12 @@ def test_a_job_that_is_gone_is_not_submitted_again_unasked(queue, tmp_path):
     assert retried.code == 1 and len(list(queue.iterdir())) == 2
 
 
+def test_runs_that_are_left_in_the_queue_are_not_said_to_be_there(queue, tmp_path):
+    common = ("-m", *SMALL, f"output={tmp_path / 'out'}", "launcher=slurm", "launcher.wait=false")
+    outcome = kga(*common, "optim.lr=1e-3,-1")
+    assert outcome.code == 2 and outcome.errors[-1].endswith("(of 2 runs; 1 not over yet)")
+
+
 def test_a_result_says_more_than_the_queue(queue, tmp_path):
     """A job whose own traces are not to be seen: what its run has written is."""
     run = (*SMALL, "seed=0")
