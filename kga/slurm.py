@@ -93,9 +93,7 @@ class Queue:
         executor = submitit.AutoExecutor(
             folder=self.folder, cluster="slurm", slurm_max_num_timeout=self.requeues
         )  # fmt: skip
-        common = BaseQueueConf.__dataclass_fields__.keys() - {
-            "gpus_per_node"
-        }  # there a number, to sbatch TYPE:NUMBER too
+        common = BaseQueueConf.__dataclass_fields__.keys() - {"gpus_per_node"}  # of SLURM's it may be TYPE:NUMBER
         try:
             executor.update_parameters(**{
                 name if name in common else f"slurm_{name}": value for name, value in self.options.items()
