@@ -52,6 +52,7 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
     def run(cfg) -> tuple[float, float] | None:
         try:
+            _require_sweep(HydraConfig.get())
             plain = config.resolved(cfg)
             config.check(plain)
             if plain["forget"].get("list"):
@@ -65,6 +66,20 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
             mistakes.append(error)
 
     return run
+
+
+def _require_sweep(of_hydra) -> None:
+    """UserError where the settings of a sweep are given to a single run, which would be made here and now."""
+    from hydra.types import RunMode
+
+    if of_hydra.mode == RunMode.MULTIRUN:
+        return
+    for group in ("launcher", "hparams"):
+        choice = of_hydra.runtime.choices.get(group)
+        if choice not in (None, "none"):
+            raise UserError(
+                f"{group}={choice} is for the runs of a sweep, be it of one: add -m, as in kga -m {group}={choice}"
+            )
 
 
 def portable(error: Exception) -> UserError:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,10 +65,17 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Hex digest of the names and bytes of the files of a folder (its model and tokenizer files)."""
-    return digest(
-        {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    )
+    """Hex digest of the names and bytes of the files of a folder (its model and tokenizer files).
+
+    They are read once by a process, and again where a size or time has changed: a sweep asks for the same model in each run.
+    """
+    files = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return _read_once(folder.absolute(), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files.items()))
+
+
+@lru_cache(maxsize=256)
+def _read_once(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    return digest({name: file_digest(folder / name) for name, *_ in files})
 
 
 def state_digest(state: Mapping) -> str:

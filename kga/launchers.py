@@ -6,8 +6,9 @@ Hydra knows them as ``hydra_plugins.kga_launchers`` (see ``kga.plugins``).
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -18,7 +19,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 
 from kga import config
 from kga.console import note, progress
-from kga.errors import RunFailed
+from kga.errors import RunFailed, UserError
 from kga.sweep import Failed, Job, Sweep
 
 
@@ -30,7 +31,8 @@ class Sweeping:
         sweep = Sweep(self.config, self.hydra_context, job_overrides, initial_job_idx)
         self.require(sweep)
         sweep.announce(self.plan(sweep))
-        sweep.write()
+        with sweep.alone():
+            sweep.write()
         self.make(sweep)
         sweep.conclude()
         if error := sweep.error():
@@ -43,7 +45,7 @@ class Sweeping:
 
     def plan(self, sweep: Sweep) -> list[str]:
         """What is going to be trained, in lines; nothing where all is there."""
-        if not sweep.open:
+        if not sweep.open or sweep.lists:
             return []
         from kga.plan import lines
 
@@ -109,23 +111,46 @@ class Local(Sweeping, JoblibLauncher):
         state = Singleton.get_state()
         parts = (self.hydra_context, self.config, self.task_function, state)
         options = {"backend": "loky", "return_as": "generator_unordered", **self.joblib}
-        return Parallel(**options)(delayed(_logged)(job.number, job.overrides, logs, *parts) for job in jobs)
+        return Parallel(**options)(
+            delayed(_logged)(job.number, job.overrides, logs / f"{job.number}.log", _mark(job.number, logs), *parts)
+            for job in jobs
+        )
 
 
-def _logged(number: int, overrides: Sequence[str], logs: Path, *parts: object) -> tuple[int, JobReturn]:
-    """One run in a process of its own, whose output goes to a file."""
+def _mark(number: int, logs: Path) -> Path:
+    """The file that lies there while this launcher's process for a run is at it."""
+    return logs / f"{number}.{os.getpid()}.started"
+
+
+def _logged(number: int, overrides: Sequence[str], log: Path, mark: Path, *parts: object) -> tuple[int, JobReturn]:
+    """One run, whose output goes to a file. In a process of its own, but for launcher.jobs=1."""
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
     config.register()
-    started = logs / f"{number}.started"
-    started.touch()
-    with (logs / f"{number}.log").open("a") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-        try:
+    mark.touch()
+    try:
+        with _written_to(log):
             return number, execute_job(number, overrides, *parts)
-        finally:
-            started.unlink()
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written_to(path: Path) -> Iterator[None]:
+    """All that is written meanwhile, by libraries and other programs too, goes to the end of a file."""
+    streams = {1: sys.stdout, 2: sys.stderr}
+    kept = {number: os.dup(number) for number in streams}
+    try:
+        with path.open("a") as file:
+            for number, stream in streams.items():
+                stream.flush()
+                os.dup2(file.fileno(), number)
+            yield
+    finally:
+        for number, stream in streams.items():
+            stream.flush()
+            os.dup2(kept[number], number)
+            os.close(kept[number])
 
 
 def _begun(jobs: Sequence[Job], logs: Path) -> list[Job]:
@@ -133,7 +158,7 @@ def _begun(jobs: Sequence[Job], logs: Path) -> list[Job]:
     found = []
     for job in jobs:
         with suppress(FileNotFoundError):
-            (logs / f"{job.number}.started").unlink()
+            _mark(job.number, logs).unlink()
             found.append(job)
     return found
 
@@ -150,18 +175,32 @@ class Slurm(Sweeping, SlurmLauncher):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
-        threads = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
-        self.params["setup"] = [threads, *(self.params["setup"] or ())]
-        self.params["additional_parameters"] = {"requeue": True, **self.params["additional_parameters"]}
+        threads = (
+            "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
+            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # from SLURM 22.05 on srun takes it by this name alone
+        )
+        self.params["setup"] = [*threads, *(self.params["setup"] or ())]
 
     @property
     def workers(self) -> int:
         return self.params["array_parallelism"]
 
+    @property
+    def options(self) -> dict[str, object]:
+        """What jobs are submitted with, in submitit's names. Hydra's types for them have no TYPE:NUMBER, and no null."""
+        own = self.config.launcher
+        further = {"requeue": True, **self.params["additional_parameters"], **(own.options or {})}
+        return self.params | {"gpus_per_node": own.gpus, "additional_parameters": further}
+
     def require(self, sweep: Sweep) -> None:
         from kga.slurm import require_slurm
 
         require_slurm()
+        if "%" in os.path.abspath(str(self.config.output)):
+            raise UserError(
+                f"launcher=slurm: SLURM takes the % in output={self.config.output} for one of its patterns: choose a folder "
+                "without"
+            )
 
     def __call__(self, *arguments: object) -> JobReturn:
         config.register()  # this is the job's own process
@@ -170,16 +209,19 @@ class Slurm(Sweeping, SlurmLauncher):
     def make(self, sweep: Sweep) -> None:
         from kga.slurm import Queue
 
+        queue = Queue(sweep, self.options)
+        with sweep.alone():
+            queue.attach()
+            if new := queue.missing():
+                state = Singleton.get_state()
+                queue.submit(
+                    self,
+                    [(list(job.overrides), "hydra.sweep.dir", job.number, str(job.number), state) for job in new],
+                    new,
+                )
+            sweep.write()
         if not sweep.open:
             return
-        queue = Queue(sweep, self.params)
-        queue.attach()
-        if new := queue.missing():
-            state = Singleton.get_state()
-            queue.submit(
-                self, [(list(job.overrides), "hydra.sweep.dir", job.number, str(job.number), state) for job in new], new
-            )
-        sweep.write()
         if self.config.launcher.wait:
             queue.wait(tell)
         else:

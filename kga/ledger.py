@@ -14,6 +14,7 @@ from kga.hashing import RECIPE, digest
 
 FOLDER = "ledger"  # in the store
 ORIGINAL, UNLEARNED = "A_D on D", "A*"
+HALF = "half "  # how the titles of models of halves of D begin (kga.difficulty)
 HELPERS = {"forget": "A_f on the forget set", "new": "A_n on the new set"}
 
 
@@ -90,9 +91,10 @@ class Ledger:
         if kind == "retrained":
             return self._request
         shadows = [self.cfg["new"], self.cfg["attack"]["shadows"], self.cfg["evaluation"]["retain_limit"]]
-        if kind == "original":
-            return self._model if title == ORIGINAL else [*self._request, *shadows]
-        helpers = self.cfg["method"].get("helpers")
-        own = [helpers] if kind == "helpers" else [self.cfg["choices"]["method"], self.cfg["method"]]
+        if kind == "original":  # halves of D are drawn before any request
+            return self._model if title == ORIGINAL or title.startswith(HALF) else [*self._request, *shadows]
+        frozen = self.cfg["trainer"].get("frozen_dtype")
+        unlearned = [self.cfg["choices"]["method"], self.cfg["method"], frozen]
+        own = [self.cfg["method"].get("helpers")] if kind == "helpers" else unlearned
         new = [] if title == HELPERS["forget"] else [self.cfg["new"]]  # A_f is the same for any D_n
         return [*self._request, *(shadows if ": " in title else new), *own]

@@ -58,10 +58,28 @@ def unknown_key(key: str) -> str:
     """What is wrong with a key that the composed config does not have."""
     from kga.errors import nearest
 
-    known = config_keys()
-    if key in known:
-        return f"the config has no key {key} here: only another choice of {key.split('.')[0]}=... has it"
-    return f"the config has no key {key}: {nearest(key, known)}"
+    group = key.partition(".")[0]
+    if having := choices_with(key):
+        shown = " or ".join(f"{group}={choice}" for choice in having[:3]) + (", ..." if len(having) > 3 else "")
+        return f"the config has no key {key} here, only with {shown}; where {group} is swept, write ++{key}="
+    return f"the config has no key {key}: {nearest(key, config_keys())}"
+
+
+def choices_with(key: str) -> list[str]:
+    """The choices of a key's group whose own file has it."""
+    from omegaconf import OmegaConf
+
+    from kga.paths import config_dir
+
+    group, *rest = key.split(".")
+    found = []
+    for path in sorted((config_dir() / group).glob("*.yaml")) if rest else ():
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        node = content.get(group, content)  # files of the package _global_ name their group
+        for part in rest:
+            node = node.get(part, {}) if isinstance(node, dict) and part in node else None
+        found += [path.stem] if node is not None else []
+    return found
 
 
 def config_keys() -> list[str]:

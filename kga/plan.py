@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from kga import ledger
 from kga.errors import UserError
+from kga.mistakes import explain
 
 if TYPE_CHECKING:
     from kga.sweep import Job
 
+UNKNOWN = "how long that takes is not known"
 PROBED = 6  # updates that are timed where nothing is known
 START = 5.0  # seconds of a run besides its models: imports, reading, writing
 FORWARD = 1 / 3  # what an example costs in evaluation, beside what it costs in training
@@ -23,7 +25,10 @@ NAMES = {"original": "A_D", "retrained": "A_R", "unlearned": "A*", "sisa": "SISA
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a run needs. name: digest of what decides it; units: examples times passes of its training."""
+    """A model that a run needs. name: digest of what decides it; units: examples times passes of its training.
+
+    parts: what it consists of, where that is more than one model.
+    """
 
     kind: str
     title: str
@@ -31,12 +36,17 @@ class Model:
     name: str = ""
     there: bool = False
     seconds: float | None = None
+    parts: str = ""
 
     @property
     def short(self) -> str:
         """What it is called in a list."""
+        if self.title.startswith(ledger.HALF):
+            return "models of halves of D"
         if ": " in self.title:
             return "shadow models" if self.kind == "original" else "models beside shadow models"
+        if self.parts:
+            return f"{NAMES[self.kind]} ({self.parts})"
         return NAMES.get(self.kind) or self.title.split(" on ")[0]
 
 
@@ -52,9 +62,12 @@ def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
     rate = next((found for job in jobs if (found := job.ledger.rate())), None)
     how = "by what such models took before"
     if rate is None and not probe:
-        return [*told, "how long that takes is not known: nothing like it is in the store yet"]
+        return [*told, f"{UNKNOWN}: nothing like it is in the store yet"]
     if rate is None:
-        rate, how = timed(jobs[0].cfg), f"by {PROBED} updates timed here"
+        try:
+            rate, how = timed(jobs[0].cfg), f"by {PROBED} updates timed here"
+        except Exception as error:  # the run will tell it, and others may be as they should
+            return [*told, f"{UNKNOWN}: {PROBED} updates can't be timed here ({brief(error)})"]
     alone = [
         sum(_seconds(model, rate) for model in models_of[job.number] if not model.there) + _rest(job, rate)
         for job in jobs
@@ -67,10 +80,10 @@ def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
 
 
 def _possible(job: Job) -> list[Model] | None:
-    """What a run needs; None where its settings are a mistake, which it will tell itself."""
+    """What a run needs; None where its method or attacks can't be made, which it will tell itself."""
     try:
         return list(needed(job))
-    except UserError:
+    except Exception:
         return None
 
 
@@ -94,7 +107,9 @@ def _needed(cfg: Mapping, sizes: Mapping[str, int]) -> Iterator[Model]:
         yield Model("original", ledger.ORIGINAL, whole)
     if cfg["forget"].get("by") == "memorisation":
         halves = cfg["forget"]["shadows"]
-        yield from (Model("original", f"half {i + 1} of {halves}: {ledger.ORIGINAL}", whole / 2) for i in range(halves))
+        yield from (
+            Model("original", f"{ledger.HALF}{i + 1} of {halves}: {ledger.ORIGINAL}", whole / 2) for i in range(halves)
+        )
     retrained = set(range(1 + cfg["evaluation"]["noise_floor"])) if cfg["reference"] == "retrain" else set()
     if retrained and any(getattr(attack, "reference", False) for attack in attacks):
         retrained.add(REFERENCE)
@@ -114,7 +129,8 @@ def _of_method(cfg: Mapping, method, whole: float) -> Iterator[Model]:
     """What a method trains: its helpers, and A*."""
     if method.start == "initial":
         if cfg["choices"]["method"] != "retrain":
-            yield Model("sisa", "A* of SISA", 2 * whole)
+            parts = f"{method.shards} shards x {method.slices} slices" if hasattr(method, "shards") else ""
+            yield Model("sisa", "A* of SISA", 2 * whole, parts=parts)
         return
     forgotten = _forgotten(cfg, whole / cfg["optim"]["epochs"])
     for name, helper in method.helpers().items():
@@ -168,6 +184,12 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
+def brief(error: Exception) -> str:
+    """Why something can't be done, in a few words."""
+    first = " ".join((explain(error) or str(error) or type(error).__name__).split())
+    return first if len(first) <= 80 else f"{first[:79]}…"
+
+
 def timed(cfg: Mapping) -> float:
     """Seconds that an example takes in a pass of training, by a few updates of A_D on this machine."""
     from kga.build import build_study
@@ -177,6 +199,8 @@ def timed(cfg: Mapping) -> float:
     from kga.store import Store
     from kga.training import fit
 
+    if cfg["trainer"].get("strategy") == "fsdp":
+        raise UserError("trainer.strategy=fsdp: the model may be too large for one process")
     corpus = load_corpus(cfg)
     train = {"train": Split("train", cut_off(cfg, corpus)[0])}
     own = {**cfg, "original": {"path": None}}

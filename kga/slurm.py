@@ -7,13 +7,15 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from kga.console import note, progress
 from kga.errors import RunFailed, UserError
 from kga.sweep import Job, Sweep
 
 POLL = 2.0  # seconds between two looks at the queue
-GRACE = 30.0  # seconds that a result may take to be seen over a network's file system, once its job is gone
+GRACE = 90.0  # seconds that a result may take to be seen once its job is gone: NFS remembers a folder for up to 60
 LOST = ("CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "DEADLINE", "BOOT_FAIL", "PREEMPTED")
 
 
@@ -55,21 +57,29 @@ class Queue:
 
     def attach(self) -> None:
         """Takes up jobs that an earlier start of the sweep has submitted and that are not over."""
-        known = [job for job in self.sweep.open if job.id]
+        known = [job for job in self.sweep.jobs if job.id and (job.state == "pending" or job.remembered)]
         queue = in_queue() if known else {}
         if queue is None:
             raise UserError("SLURM does not answer (squeue): try again when it does; submitted jobs are not lost")
         for job in known:
             if job.id in queue:
+                job.state, job.error = "pending", None
                 self.jobs[job.number] = self._handle(job.id)
-            elif (how := ended_as(job.id)).startswith(LOST) and not job.cfg["launcher"]["retry"]:
-                job.fail(
-                    RunFailed(f"SLURM job {job.id} is {how}, without a result: see {self._handle(job.id).paths.stderr}")
-                )
-            else:
-                job.id = None
+            elif not job.remembered:
+                self._find_ended(job)
         if self.jobs:
             note(f"{len(self.jobs)} runs are in the queue already")
+
+    def _find_ended(self, job: Job) -> None:
+        """An open run whose job is over: it has a result by now, or is lost, or is to be submitted again."""
+        refresh(job.folder)
+        if job.settle():
+            return
+        how = ended_as(job.id)
+        if how.startswith(LOST) and not job.cfg["launcher"]["retry"]:
+            self._fail(job, how, self._handle(job.id))
+        else:
+            job.id = None
 
     def missing(self) -> list[Job]:
         """Open runs without a job."""
@@ -83,7 +93,7 @@ class Queue:
         executor = submitit.AutoExecutor(
             folder=self.folder, cluster="slurm", slurm_max_num_timeout=self.requeues
         )  # fmt: skip
-        common = BaseQueueConf.__dataclass_fields__
+        common = BaseQueueConf.__dataclass_fields__.keys() - {"gpus_per_node"}  # of SLURM's it may be TYPE:NUMBER
         try:
             executor.update_parameters(**{
                 name if name in common else f"slurm_{name}": value for name, value in self.options.items()
@@ -138,23 +148,25 @@ class Queue:
         if queue is None or job.id in queue:
             gone.pop(job.number, None)
             return False
-        since = gone.setdefault(job.number, time.monotonic())
-        return ended_as(job.id).startswith(LOST) or time.monotonic() - since > GRACE
+        for folder in (self.jobs[job.number].paths.folder, job.folder):
+            refresh(folder)
+        waited = time.monotonic() - gone.setdefault(job.number, time.monotonic())
+        return self._has_result(job) or ended_as(job.id).startswith(LOST) or waited > GRACE
 
     def _take(self, job: Job) -> None:
-        """Reads what a job has left."""
+        """Reads what a job has left; where that is nothing, what the run has left."""
         handle = self.jobs[job.number]
-        if not self._has_result(job):
-            how = ended_as(job.id) or "gone from the queue"
-            job.fail(RunFailed(f"SLURM job {job.id} is {how}, without a result: see {handle.paths.stderr}"))
-            self.sweep.write()
-            return
-        try:
-            self.sweep.end(job, handle.results()[0])
-        except Exception as error:  # whatever ended the job outside of the run itself
-            last = str(error).strip().splitlines()[-1]
-            job.fail(RunFailed(f"SLURM job {job.id}: {last}: see {handle.paths.stderr}"))
-            self.sweep.write()
+        if self._has_result(job):
+            try:
+                job.end(handle.results()[0])
+            except Exception as error:  # whatever ended the job outside of the run itself
+                job.fail(RunFailed(f"SLURM job {job.id}: {reason(error)}: see {handle.paths.stderr}"))
+        elif not job.settle():
+            self._fail(job, ended_as(job.id) or "gone from the queue", handle)
+        self.sweep.write()
+
+    def _fail(self, job: Job, how: str, handle: object) -> None:
+        job.fail(RunFailed(f"SLURM job {job.id} is {how}, without a result: see {handle.paths.stderr}"))
 
     def _handle(self, number: str) -> object:
         import submitit
@@ -164,6 +176,19 @@ class Queue:
     def _has_result(self, job: Job) -> bool:
         handle = self.jobs[job.number]
         return all(handle.task(task).paths.result_pickle.exists() for task in self.tasks)
+
+
+def refresh(folder: Path) -> None:
+    """Makes a network's file system look anew for what is in a folder (as ``submitit.Job.done`` does)."""
+    with suppress(OSError):
+        folder.chmod(folder.stat().st_mode)
+
+
+def reason(error: Exception) -> str:
+    """The last line of what was raised in a job, out of submitit's message: a trace between two rules, paths after it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    rules = [place for place, line in enumerate(lines) if set(line) == {"-"}]
+    return lines[rules[-1] - 1] if len(rules) > 1 else lines[-1]
 
 
 def _summary(queue: Mapping[str, str] | None, jobs: Sequence[Job]) -> str:

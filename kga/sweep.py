@@ -14,7 +14,10 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -36,7 +39,10 @@ RECORD = "sweep.json"
 
 @dataclass
 class Job:
-    """One run of a sweep. ``id``: the cluster's number of it. error: why it failed; mistake: whether its user can mend it."""
+    """One run of a sweep. ``id``: the cluster's number of it. error: why it failed; mistake: whether its user can mend it.
+
+    remembered: whether it failed at an earlier start, which only the sweep's record tells.
+    """
 
     number: int
     overrides: tuple[str, ...]
@@ -48,6 +54,7 @@ class Job:
     state: str = "pending"
     error: str | None = None
     mistake: bool = False
+    remembered: bool = False
     id: str | None = None
     returned: JobReturn = field(default_factory=JobReturn)
 
@@ -65,6 +72,16 @@ class Job:
         self.state, self.mistake = "failed", line is not None and not isinstance(error, RunFailed)
         self.error = line or f"{type(error).__name__}: {error}"
         self.returned = Failed(self.overrides, error)
+
+    def settle(self) -> bool:
+        """Takes what the run's folder says of it; whether it says anything that stays."""
+        state, result = state_of(self.folder)
+        if state == "completed":
+            self.state, self.error = state, None
+            self.skip(objectives(result))
+        elif state == "failed" and not self.cfg["launcher"]["retry"]:
+            self.fail(RunFailed(result["error"]))
+        return self.state != "pending"
 
     def skip(self, value: object = None) -> None:
         """The run needs not be made now."""
@@ -91,7 +108,8 @@ class Sweep:
 
     def __init__(self, cfg: DictConfig, context: HydraContext, batch: Sequence[Sequence[str]], first: int) -> None:
         self.cfg, self.context, self.first = cfg, context, first
-        self.name = _name(cfg, batch)
+        every = _every(cfg, context, batch)
+        self.name, self.last = _name(cfg, every), len(every)
         self.jobs = [Job(number, tuple(part)) for number, part in enumerate(batch, start=first)]
         if self.named_by_itself:
             for job in self.jobs:
@@ -110,6 +128,11 @@ class Sweep:
         return [job for job in self.jobs if job.state == "pending"]
 
     @property
+    def lists(self) -> bool:
+        """Whether what could be forgotten is listed, and nothing is run."""
+        return any(job.cfg and job.cfg["forget"].get("list") for job in self.jobs)
+
+    @property
     def failed(self) -> list[Job]:
         return [job for job in self.jobs if job.state == "failed"]
 
@@ -124,7 +147,7 @@ class Sweep:
     def _find(self) -> None:
         """Composes every run's config, and looks what there is of it already."""
         corpora: dict[str, Corpus] = {}
-        ids = {job["folder"]: job["job_id"] for job in self._recorded() if job["job_id"]}
+        recorded = {job["folder"]: job for job in self._recorded()}
         before = HydraConfig.instance().cfg
         for job in self.jobs:
             try:
@@ -132,11 +155,11 @@ class Sweep:
                 config.check(job.cfg)
                 if not job.cfg["forget"].get("list"):
                     self._look(job, corpora)
+                    self._recall(job, recorded.get(self._relative(job), {}))
             except Exception as error:
                 if explain(error) is None:
                     raise
                 job.fail(error)
-            job.id = ids.get(self._relative(job))
         HydraConfig.instance().cfg = before
 
     def _look(self, job: Job, corpora: dict[str, Corpus]) -> None:
@@ -152,12 +175,18 @@ class Sweep:
         job.folder = run_folder(
             cfg["output"], cfg["task"]["name"], cfg["choices"]["method"], config.run_key(cfg, request)
         )
-        state, result = state_of(job.folder)
-        if state == "completed":
-            job.state = state
-            job.skip(objectives(result))
-        elif state == "failed" and not cfg["launcher"]["retry"]:
-            job.fail(RunFailed(result["error"]))
+        job.settle()
+
+    def _recall(self, job: Job, known: Mapping) -> None:
+        """Takes what an earlier start has written of a run: it stays failed though it left no result, as by a killed process.
+
+        A mistake is looked for again: it may be mended, and nothing was computed.
+        """
+        job.id = known.get("job_id")
+        failed = known.get("state") == "failed" and not known.get("mistake")
+        if job.state == "pending" and failed and not job.cfg["launcher"]["retry"]:
+            job.fail(RunFailed(known["error"]))
+            job.remembered = True
 
     # Its record ------------------------------------------------------------------------------------------------
 
@@ -171,20 +200,32 @@ class Sweep:
     def _relative(self, job: Job) -> str | None:
         return None if job.folder is None else os.path.relpath(job.folder.absolute(), self.folder.absolute())
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Around what one start of the sweep does at a time. Jobs that others have submitted meanwhile are known in it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            ids = {job["folder"]: job["job_id"] for job in self._recorded()}
+            for job in self.jobs:
+                job.id = ids.get(self._relative(job)) or job.id
+            yield
+
     def write(self) -> None:
-        """Writes the record, by rename. Runs of earlier batches stay in it."""
-        if not is_first_process():
+        """Writes the record, by rename. Runs of other batches stay in it."""
+        if self.lists or not is_first_process():
             return
         jobs = [
             {"overrides": [part for part in job.overrides if not part.startswith("sweep=")], "label": job.label,
-             "folder": self._relative(job), "state": job.state, "error": job.error, "job_id": job.id}
+             "folder": self._relative(job), "state": job.state, "error": job.error, "mistake": job.mistake,
+             "job_id": job.id}
             for job in self.jobs
         ]  # fmt: skip
-        earlier = self._recorded()[: self.first] if self.first else []
+        recorded = self._recorded()
+        jobs = recorded[: self.first] + jobs + recorded[self.first + len(jobs) : self.last]
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f"{RECORD}.{os.getpid()}.new"
         command = shlex.join(["kga", *sys.argv[1:]])
-        record = {"schema": SCHEMA, "name": self.name, "command": command, "jobs": earlier + jobs}
+        record = {"schema": SCHEMA, "name": self.name, "command": command, "jobs": jobs}
         aside.write_text(json.dumps(record, indent=1, default=str))
         os.replace(aside, self.folder / RECORD)
 
@@ -216,11 +257,16 @@ class Sweep:
         self.write()
         if not is_first_process():
             return
-        if any(job.state == "completed" for job in self.jobs):
+        if any(job.folder is not None and job.state != "pending" for job in self.jobs):
             self._report()
-        if len({job.error for job in self.failed}) > 1:
+        if len(self.failed) > 1 and not self._all_alike:
             for job in self.failed:
                 print(f"failed: {job.label}: {job.error}", file=sys.stderr)
+
+    @property
+    def _all_alike(self) -> bool:
+        """Whether every run failed, all for the same reason."""
+        return len(self.failed) == len(self.jobs) and len({job.error for job in self.failed}) == 1
 
     def _report(self) -> None:
         """The report over the sweep's runs, as a page and for the loggers that take one."""
@@ -243,16 +289,23 @@ class Sweep:
 
     def error(self) -> RunFailed | None:
         """What the command ends with where runs have failed."""
-        failed, errors = self.failed, {job.error for job in self.failed}
+        failed = self.failed
         if not failed:
             return None
         mistakes = all(job.mistake for job in failed)
-        what = f"{len(failed)} runs failed" if len(errors) > 1 else f"{failed[0].label}: {failed[0].error}"
-        if len(failed) == len(self.jobs) and len(errors) == 1:
+        what = f"{len(failed)} runs failed" if len(failed) > 1 else f"{failed[0].label}: {failed[0].error}"
+        if self._all_alike:
             what = failed[0].error
-        others = f" (of {len(self.jobs)} runs; the others are there)" if len(failed) < len(self.jobs) else ""
         again = "" if mistakes else "; launcher.retry=true tries again"
-        return RunFailed(f"{what}{others}{again}", code=2 if mistakes else 1)
+        return RunFailed(f"{what}{self._others()}{again}", code=2 if mistakes else 1)
+
+    def _others(self) -> str:
+        """What became of the runs that have not failed."""
+        if len(self.failed) == len(self.jobs):
+            return ""
+        left = len(self.open)
+        what = f"{left} not over yet" if left else "the others are there"
+        return f" (of {len(self.jobs)} runs; {what})"
 
 
 def composed(cfg: DictConfig, context: HydraContext, job: Job) -> dict:
@@ -267,7 +320,22 @@ def composed(cfg: DictConfig, context: HydraContext, job: Job) -> dict:
     return config.resolved(own)
 
 
-def _name(cfg: DictConfig, batch: Sequence[Sequence[str]]) -> str:
+def _every(cfg: DictConfig, context: HydraContext, batch: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The overrides of all runs of a sweep, of which Hydra hands over a batch at a time (``hydra.sweeper.max_batch_size``).
+
+    Another sweeper chooses them by what was found so far; what it was asked for stands for them.
+    """
+    asked = OmegaConf.to_container(cfg.hydra.overrides.task)
+    if not cfg.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+        return [asked]
+    if cfg.hydra.sweeper.max_batch_size is None:
+        return [list(part) for part in batch]
+    params = [f"{name}={value}" for name, value in (cfg.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(context.config_loader).parse_overrides([*params, *asked])
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def _name(cfg: DictConfig, every: Sequence[Sequence[str]]) -> str:
     """The sweep's name: as given by ``sweep=``, else what is swept and a digest of the runs that does not change with where
     they run."""
     if cfg.sweep is not None:
@@ -276,14 +344,15 @@ def _name(cfg: DictConfig, batch: Sequence[Sequence[str]]) -> str:
     title = next(
         (chosen[group] for group in ("experiment", "hparams") if chosen.get(group) not in (None, "none")), "sweep"
     )
-    searches = chosen.get("hparams") not in (None, "none")  # whose batches depend on what was found so far
-    swept = [OmegaConf.to_container(cfg.hydra.overrides.task)] if searches else [list(part) for part in batch]
-    deciding = sorted(sorted(part for part in parts if _decides(part)) for parts in swept)
+    deciding = sorted(sorted(part for part in parts if _decides(part)) for parts in every)
     return f"{_safe(str(title))}-{digest(deciding)[:8]}"
 
 
 def _decides(override: str) -> bool:
-    return override.lstrip("+~").split("=")[0].split(".")[0] not in config.IDLE
+    """Whether a setting is part of what names a run (``config.run_key``)."""
+    part, _, rest = override.lstrip("+~").split("=")[0].partition(".")
+    bare = {"attack": {"any": {}}, "evaluation": {}, "forget": {}, "trainer": {}}
+    return config.run_key(bare, "") != config.run_key(bare | {part: {rest: override}}, "")
 
 
 def _safe(text: str) -> str:

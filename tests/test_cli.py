@@ -62,6 +62,24 @@ def test_help_and_config_errors_are_quick_and_import_no_torch():
         assert done.returncode == (0 if argument == "--help" else 2)
 
 
+@pytest.mark.parametrize("sweeping", ["launcher=local", "hparams=kga"])
+def test_what_is_for_sweeps_is_refused_without_m(sweeping, tmp_path):
+    """Else the run would be made here, and with it nothing of what was asked for."""
+    outcome = kga(*TINY, sweeping, f"output={tmp_path / 'out'}")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1 and f"add -m, as in kga -m {sweeping}" in outcome.errors[0]
+    assert not list(tmp_path.glob("out/runs/*"))
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "forget=easy,hard")])
+def test_a_key_of_another_choice_is_named_with_that_choice(sweep, tmp_path):
+    """In a sweep over the group the command composes without any of its choices: ++ gives the key to all."""
+    outcome = kga(*sweep, *TINY, "forget.by=memorisation", f"output={tmp_path}")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1
+    assert "only with forget=easy or forget=hard" in outcome.errors[0] and "++forget.by=" in outcome.errors[0]
+
+
 def test_result_is_strict_json_with_all_keys(folder):
     result = json.loads((folder / "result.json").read_text(), parse_constant=refuse)
     assert result.keys() >= RESULT_KEYS

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import saved_models
@@ -22,11 +24,14 @@ from kga import config
 from kga.build import build_method
 from kga.data.corpus import FIELDS
 from kga.data.embedded import load
+from kga.ledger import Ledger
 from kga.paths import config_dir
+from kga.plan import needed
 
 FOLDER = config_dir() / "experiment"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem.split("_")[0] != "tune")
 PAPER = [name for name in EXPERIMENTS if name.startswith("paper_")]
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "experiments.md").read_text()
 COMMENTS = {name: "\n".join(re.findall("^# (.*)", (FOLDER / f"{name}.yaml").read_text(), re.M)) for name in EXPERIMENTS}
 
 WRITES = ("evaluation.generate.limit=2", "evaluation.generate.beams=1")
@@ -103,12 +108,28 @@ def test_every_job_composes_and_is_accepted(name):
 def test_the_comment_tells_command_and_cost(name):
     comment, found = COMMENTS[name], configs(name)
     assert f"kga -m experiment={name}" in comment
-    cost = re.search(r"Costs (\d+) runs with (.*?) \((\d+) models\): about .*estimate", comment, re.DOTALL)
+    cost = re.search(r"Costs (\d+) runs with (.*?) \((\d+) models\): about .*estimate", " ".join(comment.split()))
     assert int(cost[1]) == len(found) == len({config.run_key(cfg, "") for cfg in found})
-    assert f"{len({cfg['seed'] for cfg in found})} A_D" in cost[2]  # one for each seed
-    if name != "compare":  # there the numbers of a seed are told
-        assert sum(map(int, re.findall(r"(\d+) (?:A_|A\*|helpers|SISA)", cost[2]))) == int(cost[3])
+    told = {kind: int(count) for count, kind in re.findall(r"(\d+) (A_\w|A\*|SISA)", cost[2])}
+    assert told == trained(found) and sum(told.values()) == int(cost[3])
+    assert f"`{name}` | {cost[1]} | {cost[3]} |" in DOCUMENT
     assert ("nothing was measured" in comment) == (name in PAPER)
+
+
+def trained(found: Iterable[dict]) -> Counter:
+    """How many models of each kind runs train in all, by the plan. Sizes are made up, as not all data is here."""
+    sizes = {"train": 10_000, "validation": 1_000, "test": 1_000}
+    jobs = [SimpleNamespace(cfg=cfg, sizes=sizes, ledger=Ledger("nowhere", cfg, "data", "request")) for cfg in found]
+    models = {model.name: model.short.split(" (")[0] for job in jobs for model in needed(job)}
+    return Counter(models.values())
+
+
+@pytest.mark.parametrize(
+    "command", [found for comment in COMMENTS.values() for found in re.findall(r"kga -m \S+ [^;#\n]*[^;#\s]", comment)]
+)
+def test_the_other_commands_of_the_comments_compose(command):
+    for job in jobs(*shlex.split(command)[2:], "seed=0"):
+        config.check(composed(job))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -8,7 +8,7 @@ import pytest
 from helpers.cli import FORGET, KGA, TINY, kga, models
 from hydra import compose, initialize_config_dir
 
-from kga import config
+from kga import config, hashing
 from kga.inputs import data_alone, data_fingerprint, load_corpus
 from kga.ledger import Ledger
 from kga.paths import config_dir
@@ -51,6 +51,42 @@ def test_every_model_that_a_run_needs_is_counted(overrides, expected, tmp_path):
     assert not any(model.there for model in found)
 
 
+def test_halves_of_d_serve_every_request(tmp_path):
+    """Of the four of this seed the store holds one each, whoever asks: another request, size, method, or D_n."""
+    by = ("forget.by=memorisation", "method=finetune")
+    same = ((FORGET, "forget=easy"), ("forget.size=7", "forget=hard"), (FORGET, "forget=easy", "new.size=6"))
+    jobs = [job(tmp_path, *request, *by) for request in same]
+    models = {model.name: model for one in jobs for model in needed(one)}.values()
+    counts = Counter(model.short for model in models)
+    assert counts["models of halves of D"] == 4 and counts["A_D"] == 1 and "shadow models" not in counts
+    other = {model.name for model in needed(job(tmp_path, FORGET, "forget=easy", *by, "forget.shadows=2", "seed=1"))}
+    assert not other & {model.name for model in models}
+
+
+def test_sisa_is_told_with_its_parts(tmp_path):
+    (model,) = [model for model in needed(job(tmp_path, FORGET, "method=sisa")) if model.kind == "sisa"]
+    assert model.short == "SISA (4 shards x 3 slices)"
+
+
+def test_the_type_of_frozen_models_is_part_of_what_is_unlearned(tmp_path):
+    plain, bf16 = (
+        {model.title: model.name for model in needed(job(tmp_path, FORGET, *more))}
+        for more in ((), ("trainer.frozen_dtype=bfloat16",))
+    )
+    assert {title for title in plain if plain[title] != bf16[title]} == {"A*"}
+
+
+def test_a_models_folder_is_read_once_unless_it_changes(tmp_path, monkeypatch):
+    """Each run of a sweep asks for it."""
+    (tmp_path / "weights").write_text("one")
+    read = []
+    monkeypatch.setattr(hashing, "file_digest", lambda path: read.append(path) or path.read_text())
+    assert hashing.folder_digest(tmp_path) == hashing.folder_digest(tmp_path) and len(read) == 1
+    before = hashing.folder_digest(tmp_path)
+    (tmp_path / "weights").write_text("other")
+    assert hashing.folder_digest(tmp_path) != before and len(read) == 2
+
+
 def test_what_a_run_has_made_is_there_for_others(tmp_path):
     """By kind, whether it is there: for another alpha, another D_n, another request, another seed."""
     ran = kga(
@@ -91,6 +127,20 @@ def test_the_time_is_that_of_such_models(tmp_path):
     minutes = {"1": lines(jobs, 1)[1], "2": lines(jobs, 2)[1]}
     assert "about 4 h 28 min" in minutes["1"]  # 2 x (2,000 + 2,000 + 4,050 + 5) s
     assert "about 2 h 14 min with 2 runs at a time" in minutes["2"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (("model.max_length=100000",), "model.max_length=100000"),
+        (("trainer=fsdp",), "trainer.strategy=fsdp"),
+    ],
+)
+def test_a_plan_is_made_though_no_update_can_be_timed(overrides, why, tmp_path):
+    """The run itself tells what is wrong; others may be as they should."""
+    said = lines([job(tmp_path, FORGET, "method=none", *overrides)], workers=1)
+    assert said[0] == "to train: 1 A_D, 1 A_R (2 models)"
+    assert "not known" in said[1] and why in said[1] and len(said[1]) < 200
 
 
 def test_nothing_is_timed_where_runs_are_made_elsewhere(tmp_path):

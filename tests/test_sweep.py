@@ -1,10 +1,14 @@
 """Sweeps: what is found before they start, their record and report, what fails, what is started again."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
 from helpers.cli import FORGET, KGA, TINY, Outcome, kga, models, start
+
+from kga.sweep import _decides
 
 SWEPT = (*TINY, FORGET, *KGA, "method.alpha=0.5,1", "seed=0,1", "evaluation.generate.limit=0")
 
@@ -63,6 +67,31 @@ def test_a_finished_sweep_trains_nothing_and_says_so(sweep, output):
     assert len(list(output.glob("sweeps/*/"))) == 1
 
 
+def test_batches_and_what_decides_nothing_leave_the_sweep_the_same(sweep, output):
+    """Of two batches each writes its part of the record; there is one sweep, however it is made."""
+    idle = ("hydra.sweeper.max_batch_size=2", "trainer.checkpoint_minutes=7", "evaluation.watch=3", "launcher=local")
+    before = record(output)
+    again = kga("-m", *SWEPT, *idle, f"output={output}")
+    assert again.code == 0, again.errors
+    assert again.out.count("2 runs, 2 finished already, 0 to do") == 2
+    after = record(output)
+    assert [job["folder"] for job in after["jobs"]] == [job["folder"] for job in before["jobs"]]
+    assert [job["state"] for job in after["jobs"]] == ["completed"] * 4
+
+
+@pytest.mark.parametrize(
+    ("override", "decides"),
+    [
+        ("seed=1", True), ("++forget.by=loss", True), ("~attack", True), ("trainer.precision=bf16-mixed", True),
+        ("method=kga", True), ("attack.shadows=4", True), ("evaluation.retain_limit=5", True),
+        ("trainer.accelerator=gpu", False), ("trainer.devices=2", False), ("evaluation.watch=0", False),
+        ("+launcher.options.mail-type=END", False), ("output=a=b", False), ("report.texts=true", False),
+    ],
+)  # fmt: skip
+def test_a_sweep_is_named_by_what_names_its_runs(override, decides):
+    assert _decides(override) == decides
+
+
 def test_a_larger_sweep_makes_what_is_new(sweep, output, tmp_path):
     larger = kga("-m", *SWEPT, "method.alpha=0.5,1,2", f"output={output}", "launcher=local")
     assert larger.code == 0, larger.errors
@@ -75,15 +104,51 @@ def test_a_larger_sweep_makes_what_is_new(sweep, output, tmp_path):
 
 def test_failures_are_told_and_tried_again_on_request(tmp_path):
     """A mistake that only the run itself finds."""
-    wrong = ("-m", *TINY, "method=none", "forget.size=5,500", "reference=none", f"output={tmp_path}")
+    wrong = ("-m", *TINY, "method=none", "forget.size=5,500", "seed=0,1", "reference=none", f"output={tmp_path}")
     first = kga(*wrong)
     assert first.code == 2
-    assert [line.split(":")[1].strip() for line in first.errors] == ["forget.size=500"]
-    assert [job["state"] for job in record(tmp_path)["jobs"]] == ["completed", "failed"]
+    *each, last = first.errors
+    assert [line.split(":")[1].strip() for line in each] == ["forget.size=500, seed=0", "forget.size=500, seed=1"]
+    assert last == "kga: 2 runs failed (of 4 runs; the others are there)"
+    assert [job["state"] for job in record(tmp_path)["jobs"]] == ["completed"] * 2 + ["failed"] * 2
     again = kga(*wrong)
-    assert again.code != 0 and "failed before" in again.out and "Run 2" not in again.out
+    assert again.code != 0 and again.out.count("failed before") == 2 and "Run 3" not in again.out
     retried = kga(*wrong, "launcher.retry=true")
-    assert retried.code == 2 and "Run 2 of 2  forget.size=500" in retried.out
+    assert retried.code == 2 and "Run 4 of 4  forget.size=500, seed=1" in retried.out
+
+
+def test_a_sweep_of_failed_runs_has_a_report_of_them(tmp_path):
+    """One line, as all failed alike."""
+    outcome = kga("-m", *TINY, "method=none", "forget.size=500", "seed=0,1", f"output={tmp_path}")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1 and outcome.errors[0].startswith("kga: the forget set has")
+    (report,) = tmp_path.glob("sweeps/*/report.html")
+    assert str(report) in outcome.out and report.read_text().count(outcome.errors[0].removeprefix("kga: ")) >= 2
+
+
+def test_what_could_be_forgotten_is_listed_for_each_run_and_nothing_else_is_made(tmp_path):
+    outcome = kga("-m", *TINY, "data.size=600", "forget=label,group", "forget.list=true", f"output={tmp_path}")
+    assert outcome.code == 0, outcome.errors
+    assert outcome.out.count(" listed; D has") == 2 and "to train" not in outcome.out
+    assert not list(tmp_path.glob("sweeps/*/sweep.json")) and not (tmp_path / "runs").exists()
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
+    """Killed once its first run is there: that is not made again, and no model is trained twice."""
+    swept = ("-m", *TINY, FORGET, "method=none", "reference=none", "seed=0,1,2", f"output={tmp_path}")
+    process, deadline = start(*swept, PYTHONUNBUFFERED="1"), time.monotonic() + 120
+    while not (finished := list(tmp_path.glob("runs/*/result.json"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    said, _ = process.communicate()
+    written = finished[0].stat().st_mtime_ns
+    again = kga(*swept)
+    assert again.code == 0, again.errors
+    assert "3 runs, 1 finished already, 2 to do" in again.out
+    assert finished[0].stat().st_mtime_ns == written
+    assert [job["state"] for job in record(tmp_path)["jobs"]] == ["completed"] * 3
+    assert len(re.findall(r"A_D on D: (\d+)/\1 in", said + again.out)) == 3
+    assert len(models(tmp_path / "store", "original")) == len(list(tmp_path.glob("store/ledger/*.json"))) == 3
 
 
 def test_a_mistake_in_one_run_is_found_before_any_starts(tmp_path):
@@ -102,7 +167,7 @@ def test_a_name_can_be_given(tmp_path):
 def test_the_name_does_not_depend_on_where_it_runs(tmp_path):
     small = ("-m", *TINY, FORGET, "method=none", "reference=none")
     names = []
-    for folder, more in (("a", ()), ("b", ("launcher=local", "logger=csv"))):
+    for folder, more in (("a", ()), ("b", ("launcher=local", "logger=csv", "trainer.checkpoint_minutes=7"))):
         assert kga(*small, *more, f"output={tmp_path / folder}").code == 0
         names.append(record(tmp_path / folder)["name"])
     assert names[0] == names[1]
