@@ -13,7 +13,7 @@ from kga.report.settings import in_order
 
 ALPHA = 0.05
 MOST_EXACT = 2**14  # sign flips that are all tried; of more, so many are drawn
-_TIE = 1e-9  # tug of war up to which two methods are level
+_TIE = 1e-9  # difference up to which two methods are level, and two sums alike
 BOUNDS = ("none", "retrain")  # methods that are A_D and A_R themselves: they compete with nobody
 
 
@@ -137,7 +137,7 @@ def p_value(a: np.ndarray, b: np.ndarray) -> float:
     else:
         flipped = np.random.default_rng(0).integers(0, 2, (MOST_EXACT, len(pairs)))
     sums = np.abs((1 - 2 * flipped) @ differences)
-    as_far = int((sums >= abs(differences.sum()) * (1 - _TIE)).sum())
+    as_far = int((sums >= abs(differences.sum()) - _TIE * np.abs(differences).sum()).sum())
     return as_far / flips if exact else (as_far + 1) / (MOST_EXACT + 1)  # those that were drawn, and the one that is
 
 

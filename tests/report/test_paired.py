@@ -40,6 +40,10 @@ def test_p_of_a_clear_case_is_the_least_that_is_possible():
     assert p_value(a, a - np.array([0.1, 0.2, 0.15, 0.12, 0.18, 0.11])) == pytest.approx(2 / 2**6)
 
 
+def test_differences_that_cancel_out_are_no_evidence_whatever_rounding_does():
+    assert p_value(np.array([0.1, 0.2, -0.3]), np.zeros(3)) == 1.0
+
+
 def test_many_pairs_are_drawn_the_same_every_time():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=20), rng.normal(size=20)
