@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
-from kga import config
+from kga import config, tracking
 from kga.console import note, progress
 from kga.errors import RunFailed, UserError
 from kga.sweep import Failed, Job, Sweep
@@ -205,6 +205,11 @@ class Slurm(Sweeping, SlurmLauncher):
     def __call__(self, *arguments: object) -> JobReturn:
         config.register()  # this is the job's own process
         return super().__call__(*arguments)
+
+    def checkpoint(self, *arguments: object, **options: object) -> object:
+        """What submitit asks for before it puts a job back, which ends all processes of the job."""
+        tracking.suspend()
+        return super().checkpoint(*arguments, **options)
 
     def make(self, sweep: Sweep) -> None:
         from kga.slurm import Queue

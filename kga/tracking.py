@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from kga import config, ranks
@@ -16,26 +17,29 @@ if TYPE_CHECKING:
 
     from kga.report.gather import Collected
 
+SUSPENSION = 30.0  # seconds that loggers have to end before their process is ended
 QUANTITIES = ("utility", "forgetting", "score", "membership", "seconds", "cost")  # of a result
 
 
 class Tracking:
     """The loggers of the config, for the time of a ``with`` block: one run of each, on the first process alone.
 
-    A logger that has more to say than Lightning's has ``begin(cfg, key, folder)``, ``conclude(result, folder)`` and
-    ``end(error)``, as ``kga.wandb_logger`` has.
+    A logger that has more to say than Lightning's has ``begin(cfg, key, folder)``, ``conclude(result, folder)``,
+    ``suspend()`` and ``end(error)``, as ``kga.wandb_logger`` has.
     """
 
     def __init__(self, cfg: Mapping, key: str, folder: Path) -> None:
         self.cfg, self.key, self.folder = cfg, key, folder
         self.loggers: list[Logger] = []
+        self.suspended = False
 
     def __enter__(self) -> Tracking:
-        for name in self.cfg["logger"] if ranks.is_main() else ():
-            logger = _built(self.cfg["logger"], name, self.folder)
+        names = self.cfg["logger"] if ranks.is_main() else ()
+        self.loggers = [_built(self.cfg["logger"], name, self.folder) for name in names]
+        for logger in self.loggers:
             if hasattr(logger, "begin"):
                 logger.begin(self.cfg, self.key, self.folder)
-            self.loggers.append(logger)
+        _open.append(self)
         return self
 
     def conclude(self, result: Mapping) -> None:
@@ -47,8 +51,17 @@ class Tracking:
                 else:
                     _conclude(logger, self.cfg, result)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def suspend(self) -> None:
+        """Lets loggers put down what they have, as another process will go on with the run."""
+        self.suspended = True
         for logger in self.loggers:
+            if hasattr(logger, "suspend"):
+                with self._spared(logger, "did not end well"):
+                    logger.suspend()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        _open.remove(self)
+        for logger in () if self.suspended else self.loggers:
             with self._spared(logger, "did not end well"):
                 if hasattr(logger, "end"):
                     logger.end(error)
@@ -62,6 +75,21 @@ class Tracking:
             yield
         except Exception as error:
             note(f"{type(logger).__name__} {what} ({type(error).__name__}: {error}); the result is in {self.folder}")
+
+
+_open: list[Tracking] = []  # of this process
+
+
+def suspend() -> None:
+    """Suspends the runs of this process, which is about to be ended: a cluster ends W&B's service at the same moment, with
+    what it has not written or sent yet.
+
+    In a thread that is not waited for without end, as a signal may find this one in the middle of anything.
+    """
+    for tracking in _open:
+        ending = Thread(target=tracking.suspend, daemon=True)
+        ending.start()
+        ending.join(SUSPENSION)
 
 
 def _built(loggers: Mapping, name: str, folder: Path) -> Logger:

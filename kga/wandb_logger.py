@@ -29,11 +29,11 @@ STEP = "trainer/global_step"
 # What methods say of an update, and of which of it a run's summary keeps extremes.
 EXTREMES = ("a", "g", "retain", "forget", "loss", "error", "utility_validation", "utility_forget")
 LAST = ("sign", "a0", "lr")
-TIMEOUTS = {
-    "init_timeout": 30.0,
+SECONDS = {
+    "init_timeout": 30.0,  # that a server has to answer; what it missed can be synced
     "finish_timeout": 60.0,
-}  # seconds that a server has to answer; what it missed can be synced
-
+    "x_transaction_log_flush_interval": 2.0,  # of what a killed process may lose
+}
 UNANSWERED = "a server that does not answer is not asked again by this process"
 HIDDEN = "(not sent without logger.wandb.texts=true)"
 NAMED = re.compile(r"(\bforget\.value=)(?:\[[^\]]*\]|[^,]*)")  # in a setting
@@ -84,6 +84,13 @@ class RunLogger(WandbLogger):
         if self.texts and (folder / "samples.parquet").is_file():
             shown["samples"] = wandb.Table(dataframe=pd.read_parquet(folder / "samples.parquet").astype(str))
         run.log(shown)
+
+    def suspend(self) -> None:
+        """Ends this part of the W&B run, which goes on under the same id when its job does."""
+        run = self.experiment
+        run.summary.update({"status": "interrupted"})
+        run.mark_preempting()
+        finish(run, failed=True, output=self.output)
 
     def end(self, error: BaseException | None) -> None:
         """Ends the W&B run; a failed one with its error. One that was interrupted goes on under the same id."""
@@ -156,7 +163,7 @@ def start(place: Mapping, folder: Path, texts: bool, **described: object):
 
 
 def _settings() -> wandb.Settings:
-    return wandb.Settings(silent=_silent(), **TIMEOUTS)
+    return wandb.Settings(silent=_silent(), **SECONDS)
 
 
 @contextmanager

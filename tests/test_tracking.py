@@ -1,14 +1,15 @@
 """What loggers get of a run: its place in a sweep, the curves while it unlearns, the result; and what they never get."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import wandb
+from helpers import offline
 from helpers.cli import FORGET, KGA, TINY, Outcome, kga, run_folder, write_folder
+from helpers.offline import of
 
 from kga import wandb_logger
 from kga.data.embedded import load
@@ -18,15 +19,9 @@ OFFLINE = {"WANDB_MODE": "offline"}
 
 
 def records(folder: Path) -> list[dict]:
-    """An offline run, read by W&B's own tool: the content of each record by its type."""
-    (path,) = folder.glob("wandb/offline-run-*")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{")]
-
-
-def of(found: list[dict], kind: str) -> list[dict]:
-    return [record[kind] for record in found if record["type"] == kind]
+    """The records of the one W&B run that lies in a folder."""
+    (part,) = offline.folders(folder)
+    return offline.records(part)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +67,11 @@ def test_metrics_are_defined_exactly_with_extremes(run):
 
 def test_every_update_and_look_arrives(run):
     history = [record["item"] for record in of(run[1], "history")]
-    assert len([item for item in history if "unlearn/a" in item]) == 3
+    updates = pd.read_csv(run[0] / "updates.csv")
+    found = {item["trainer/global_step"]: item for item in history if "unlearn/a" in item}
+    assert list(found) == updates["update"].tolist() == [1, 2, 3]
+    for name in ("a", "g", "sign", "retain", "loss"):
+        assert [item[f"unlearn/{name}"] for item in found.values()] == pytest.approx(updates[name].tolist())
     looks = [item["trainer/global_step"] for item in history if "unlearn/utility_forget" in item]
     assert looks == [0, 1, 2, 3]
 

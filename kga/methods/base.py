@@ -279,12 +279,19 @@ class Method(pl.Callback, Objective):
         self.record(module, {"loss": loss, **means})
 
     def record(self, module: TaskModule, values: dict[str, float]) -> None:
-        """Adds a row to the history (``updates.csv``) and logs it."""
-        rate = module.trainer.optimizers[0].param_groups[0]["lr"]
-        self.history.append({"update": module.trainer.global_step, **values, "lr": rate})
-        module.log_dict(
-            {f"unlearn/{name}": value for name, value in values.items()} | {"unlearn/lr": rate}, batch_size=1
-        )
+        """Adds a row to the history (``updates.csv``) and logs it.
+
+        Loggers get it at once: Lightning would hand it over after the checkpoint of the update, and a run that is ended between
+        the two would go on without it.
+        """
+        trainer = module.trainer
+        row = {**values, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        self.history.append({"update": trainer.global_step, **row})
+        told = {f"unlearn/{name}": value for name, value in row.items()}
+        module.log_dict(told, logger=False, batch_size=1)  # for callbacks that watch a value
+        for logger in trainer.loggers:
+            logger.log_metrics(told, trainer.global_step)
+            logger.save()
 
     def halt(self, module: TaskModule, reason: str) -> None:
         """Ends unlearning after this update, and says why (``unlearning.stopped`` of the result)."""

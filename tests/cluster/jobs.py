@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -105,20 +105,41 @@ def freeze(slurm: Slurm, output: Path, job: str, kind: str = "original") -> list
 
     Frozen, it costs no time, gets signals, and can't run away to its end: what the test does next always meets it there.
     """
+    return freeze_all(slurm, {job: output}, kind)[job]
 
-    def caught() -> list[int]:
-        own = slurm.said("squeue", "--noheader", "--array", "--format=%A", f"--jobs={job}")
-        found = processes.of_job(slurm.root, own) if own else []
-        for lock in (lock for process in found for lock in processes.locks(process, output / "store" / kind)):
-            work = lock.with_suffix(".work")  # of what it is training: it holds the lock beside it
-            if [*work.glob("checkpoints/*.ckpt")]:
-                for process in found:
-                    os.kill(process, signal.SIGSTOP)
-                assert work.is_dir(), "the job has left the training before it could be stopped"
-                return found
-        return []
 
-    return until(caught, f"a checkpoint of {kind} by job {job}", lambda: log(output, job))
+def freeze_all(slurm: Slurm, outputs: Mapping[str, Path], kind: str = "original") -> dict[str, list[int]]:
+    """The same for several jobs, each when it gets there first: none runs away while another one is waited for.
+
+    outputs: the output folder of each job.
+    """
+    frozen: dict[str, list[int]] = {}
+
+    def caught() -> bool:
+        for job in outputs.keys() - frozen.keys():
+            if found := _in_training(slurm, outputs[job], job, kind):
+                frozen[job] = found
+        return len(frozen) == len(outputs)
+
+    def said() -> str:
+        return "\n".join(log(outputs[job], job) for job in outputs.keys() - frozen.keys())
+
+    until(caught, f"a checkpoint of {kind} by each of {', '.join(outputs)}", said)
+    return {job: frozen[job] for job in outputs}
+
+
+def _in_training(slurm: Slurm, output: Path, job: str, kind: str) -> list[int]:
+    """The processes of a job that has a checkpoint of what it is training, stopped; else none."""
+    own = slurm.said("squeue", "--noheader", "--array", "--format=%A", f"--jobs={job}")
+    found = processes.of_job(slurm.root, own) if own else []
+    for lock in (lock for process in found for lock in processes.locks(process, output / "store" / kind)):
+        work = lock.with_suffix(".work")  # it holds the lock beside it
+        if [*work.glob("checkpoints/*.ckpt")]:
+            for process in found:
+                os.kill(process, signal.SIGSTOP)
+            assert work.is_dir(), "the job has left the training before it could be stopped"
+            return found
+    return []
 
 
 def thaw_at(name: str, frozen: list[int]) -> None:

@@ -28,7 +28,7 @@ def test_a_requeued_a_cancelled_and_a_killed_job(slurm, tmp_path, expected):
     """Of four: the first goes on from its checkpoint, two are shown as failed and tried again on request, one is left alone."""
     command = jobs.Command(slurm, tmp_path, *TRAINING, SEEDS)
     requeued, cancelled, killed, other = (f"{command.job()}_{number}" for number in range(4))
-    frozen = {job: jobs.freeze(slurm, tmp_path, job) for job in (requeued, cancelled, killed)}
+    frozen = jobs.freeze_all(slurm, dict.fromkeys((requeued, cancelled, killed), tmp_path))
     slurm.ask("scontrol", "requeue", requeued)
     slurm.ask("scancel", cancelled)
     for process in frozen[killed]:

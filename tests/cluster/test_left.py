@@ -19,7 +19,9 @@ def test_a_sweep_that_is_left_goes_on_and_is_collected_later(slurm, tmp_path):
     assert "the same command" in left.out and "kga-report" in left.out
     assert jobs.states(tmp_path) == ["pending"] * 2
     submitted = [job["job_id"] for job in jobs.record(tmp_path)["jobs"]]
-    frozen = [process for job in submitted for process in jobs.freeze(slurm, tmp_path, job)]
+    frozen = [
+        process for found in jobs.freeze_all(slurm, dict.fromkeys(submitted, tmp_path)).values() for process in found
+    ]
 
     # While they run, the same command finds them, and waits. It may end before they do.
     waits = jobs.Command(slurm, tmp_path, *SWEEP)

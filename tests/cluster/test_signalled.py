@@ -1,7 +1,10 @@
 """Jobs that the cluster warns before it takes their place: pre-emption and the time limit. They put themselves back."""
 
+from pathlib import Path
+
 import pytest
 from cluster import jobs
+from helpers import offline
 from helpers.cli import FORGET, KGA, TINY, kga, models
 
 pytestmark = pytest.mark.cluster
@@ -19,7 +22,8 @@ def expected(tmp_path_factory) -> bytes:
 
 def test_a_preempted_job_puts_itself_back_and_goes_on(slurm, tmp_path, expected):
     """A sweep of one run, which is no array; an urgent job takes both nodes while it unlearns."""
-    command = jobs.Command(slurm, tmp_path, *UNLEARNING, "launcher.partition=main")
+    logger = ("logger=wandb", "logger.wandb.mode=offline")
+    command = jobs.Command(slurm, tmp_path, *UNLEARNING, *logger, "launcher.partition=main")
     job = command.job()
     frozen = jobs.freeze(slurm, tmp_path, job, "unlearned")
     urgent = slurm.ask("sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null",
@@ -31,6 +35,7 @@ def test_a_preempted_job_puts_itself_back_and_goes_on(slurm, tmp_path, expected)
     assert jobs.requeues(slurm, job) == 1 and slurm.ended() == {job: "COMPLETED", urgent: "COMPLETED"}
     assert "submitit WARNING" in jobs.log(tmp_path) and "Caught signal SIGUSR2" in jobs.log(tmp_path)
     _went_on(tmp_path, expected)
+    _one_wandb_run(*tmp_path.glob("runs/*/"))
 
 
 def test_a_job_that_runs_out_of_time_goes_on_as_often_as_it_may(slurm, tmp_path, expected):
@@ -42,7 +47,8 @@ def test_a_job_that_runs_out_of_time_goes_on_as_often_as_it_may(slurm, tmp_path,
         never: jobs.Command(slurm, never, *UNLEARNING, short, "launcher.requeues=0", "method.optim.updates=100000"),
     }
     numbers = {output: command.job() for output, command in commands.items()}
-    frozen = {output: jobs.freeze(slurm, output, job, "unlearned") for output, job in numbers.items()}
+    found = jobs.freeze_all(slurm, {job: output for output, job in numbers.items()}, "unlearned")
+    frozen = {output: found[job] for output, job in numbers.items()}
     jobs.thaw(frozen[never])
     for job in numbers.values():
         jobs.shorten(slurm, job)
@@ -66,6 +72,19 @@ def _went_on(output, expected: bytes) -> None:
     assert jobs.trained(output)["A* unlearning"] == [20]
     assert {title: len(times) for title, times in jobs.trained(output).items() if len(times) > 1} == {}
     assert _weights(output) == expected
+
+
+def _one_wandb_run(folder: Path) -> None:
+    """Both parts are of the same W&B run, in the group of the sweep; together they have every update once."""
+    parts = [offline.records(part) for part in offline.folders(folder)]
+    described = [run for part in parts for run in offline.of(part, "run")]
+    assert len(parts) == 2 and {run["run_id"] for run in described} == {described[0]["run_id"]}
+    assert {run["run_group"] for run in described} == {next(folder.parents[1].glob("sweeps/*/")).name}
+    history = [record["item"] for part in parts for record in offline.of(part, "history")]
+    steps = [item["trainer/global_step"] for item in history if "unlearn/a" in item]
+    assert steps == list(range(1, 21))
+    summary = [record["update"] for part in parts for record in offline.of(part, "summary")]
+    assert {update["status"] for update in summary if "status" in update} == {"interrupted", "completed"}
 
 
 def _weights(output) -> bytes:
