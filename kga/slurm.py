@@ -56,8 +56,11 @@ class Queue:
         self.jobs: dict[int, object] = {}  # submitit's, by the number of the run
 
     def attach(self) -> None:
-        """Takes up jobs that an earlier start of the sweep has submitted and that are not over."""
-        known = [job for job in self.sweep.jobs if job.id and (job.state == "pending" or job.remembered)]
+        """Takes up jobs that an earlier start of the sweep has submitted and that are not over.
+
+        Also of runs that have failed: while a job is put back into the queue, that is what its first time has left.
+        """
+        known = [job for job in self.sweep.jobs if job.id and job.state != "completed"]
         queue = in_queue() if known else {}
         if queue is None:
             raise UserError("SLURM does not answer (squeue): try again when it does; submitted jobs are not lost")
@@ -65,7 +68,7 @@ class Queue:
             if job.id in queue:
                 job.state, job.error = "pending", None
                 self.jobs[job.number] = self._handle(job.id)
-            elif not job.remembered:
+            elif job.state == "pending":
                 self._find_ended(job)
         if self.jobs:
             note(f"{len(self.jobs)} runs are in the queue already")
@@ -142,9 +145,10 @@ class Queue:
             raise
 
     def _is_over(self, job: Job, queue: Mapping[str, str] | None, gone: dict[int, float]) -> bool:
-        """Whether a job has left its result, or has left the queue without one."""
-        if self._has_result(job):
-            return True
+        """Whether a job has left the queue, and its result is there or will not come.
+
+        Before, what lies there may be a failure of its first time: of processes that lost each other as it was put back.
+        """
         if queue is None or job.id in queue:
             gone.pop(job.number, None)
             return False

@@ -39,10 +39,7 @@ RECORD = "sweep.json"
 
 @dataclass
 class Job:
-    """One run of a sweep. ``id``: the cluster's number of it. error: why it failed; mistake: whether its user can mend it.
-
-    remembered: whether it failed at an earlier start, which only the sweep's record tells.
-    """
+    """One run of a sweep. ``id``: the cluster's number of it. error: why it failed; mistake: whether its user can mend it."""
 
     number: int
     overrides: tuple[str, ...]
@@ -54,7 +51,6 @@ class Job:
     state: str = "pending"
     error: str | None = None
     mistake: bool = False
-    remembered: bool = False
     id: str | None = None
     returned: JobReturn = field(default_factory=JobReturn)
 
@@ -186,7 +182,6 @@ class Sweep:
         failed = known.get("state") == "failed" and not known.get("mistake")
         if job.state == "pending" and failed and not job.cfg["launcher"]["retry"]:
             job.fail(RunFailed(known["error"]))
-            job.remembered = True
 
     # Its record ------------------------------------------------------------------------------------------------
 

@@ -128,6 +128,8 @@ def test_a_job_that_is_gone_is_not_submitted_again_unasked(queue, tmp_path):
     assert first.code == 1 and "SLURM job 1 is gone from the queue, without a result" in first.errors[-1]
     again = kga(*arguments, GONE="1")
     assert again.code == 1 and "failed before" in again.out and len(list(queue.iterdir())) == 1
+    back = kga(*arguments, "launcher.wait=false")  # put back into the queue meanwhile
+    assert back.code == 0 and "1 runs are in the queue already" in back.out and len(list(queue.iterdir())) == 1
     retried = kga(*arguments, "launcher.retry=true", GONE="1")
     assert retried.code == 1 and len(list(queue.iterdir())) == 2
 
