@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kga.sweep import Job
 
 UNKNOWN = "how long that takes is not known"
-PROBED = 6  # updates that are timed where nothing is known
+PROBED, PATIENCE = 20, 10.0  # updates that are made to time some where nothing is known; seconds that may take
 START = 5.0  # seconds of a run besides its models: imports, reading, writing
 FORWARD = 1 / 3  # what an example costs in evaluation, beside what it costs in training
 NAMES = {"original": "A_D", "retrained": "A_R", "unlearned": "A*", "sisa": "SISA"}
@@ -65,9 +65,10 @@ def lines(jobs: Sequence[Job], workers: int, probe: bool = True) -> list[str]:
         return [*told, f"{UNKNOWN}: nothing like it is in the store yet"]
     if rate is None:
         try:
-            rate, how = timed(jobs[0].cfg), f"by {PROBED} updates timed here"
+            rate, counted = timed(jobs[0].cfg)
         except Exception as error:  # the run will tell it, and others may be as they should
-            return [*told, f"{UNKNOWN}: {PROBED} updates can't be timed here ({brief(error)})"]
+            return [*told, f"{UNKNOWN}: updates can't be timed here ({brief(error)})"]
+        how = f"by {counted} updates timed here"
     alone = [
         sum(_seconds(model, rate) for model in models_of[job.number] if not model.there) + _rest(job, rate)
         for job in jobs
@@ -190,12 +191,13 @@ def brief(error: Exception) -> str:
     return first if len(first) <= 80 else f"{first[:79]}…"
 
 
-def timed(cfg: Mapping) -> float:
-    """Seconds that an example takes in a pass of training, by a few updates of A_D on this machine."""
+def timed(cfg: Mapping) -> tuple[float, int]:
+    """Seconds that an example takes in a pass of training, by so many updates of A_D on this machine."""
     from kga.build import build_study
     from kga.data.batching import supervised
     from kga.data.splits import Split, Splits
     from kga.inputs import cut_off, load_corpus
+    from kga.progress import Pace
     from kga.store import Store
     from kga.training import fit
 
@@ -210,7 +212,7 @@ def timed(cfg: Mapping) -> float:
         module, _ = study.planned(study.splits["train"], optim=optim)
         updates = supervised(study.view(study.splits["train"]), optim, cfg["seed"])
         hardware = {**cfg["trainer"], "compile": False, "devices": 1, "num_nodes": 1, "strategy": "auto"}
-        spent = fit(
-            module, updates, optim=optim, hardware=hardware, seed=cfg["seed"], work=Path(folder), description="Timing"
-        )
-    return spent["seconds"] / (spent["updates"] * optim.batch_size)
+        pace = Pace(PATIENCE)
+        fit(module, updates, optim=optim, hardware=hardware, seed=cfg["seed"], work=Path(folder), description="Timing",
+            callbacks=[pace])  # fmt: skip
+    return pace.seconds / optim.batch_size, len(pace.counted)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
@@ -68,6 +69,39 @@ class FitProgress(pl.Callback):
             # The bar hands the fit's own exception back, as context managers do; Lightning raises it already.
             if error is not exception:
                 raise
+
+
+class Pace(pl.Callback):
+    """Times the updates of a fit; ends it early, once some count, where it would take longer than ``most`` seconds."""
+
+    WARMING = 2  # updates that are slow as they are the first, and do not count where there are more
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self._took: list[float] = []
+        self._began = self._last = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = self._last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == len(self._took):
+            return
+        now = time.monotonic()
+        self._took.append(now - self._last)
+        self._last = now
+        if len(self._took) > self.WARMING and now - self._began > self.most:
+            trainer.should_stop = True
+
+    @property
+    def counted(self) -> list[float]:
+        """Seconds of each update that counts."""
+        return self._took[self.WARMING :] or self._took
+
+    @property
+    def seconds(self) -> float:
+        """Of an update: the median, as another program may have been at work meanwhile."""
+        return median(self.counted)
 
 
 def _total(trainer: pl.Trainer) -> int | None:

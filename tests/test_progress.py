@@ -1,14 +1,16 @@
 """FitProgress counts updates, wherever they come from."""
 
 import io
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from kga import console
-from kga.progress import FitProgress
+from kga import console, progress
+from kga.progress import FitProgress, Pace
 
 
 class Manual(pl.LightningModule):
@@ -92,3 +94,23 @@ def test_a_failing_fit_closes_the_bar_and_keeps_its_error(screen):
     with pytest.raises(ArithmeticError, match="NaN"):
         fit(Manual(fail_at=4), max_steps=4)
     assert screen.getvalue().splitlines()[-1].startswith("A_D: 2/4 stopped after ")
+
+
+@pytest.mark.parametrize(
+    ("module", "batches", "took", "most", "counted"),
+    [
+        (Automatic, 6, [9, 5, 1, 2, 7, 1], 100, [1, 2, 7, 1]),  # the first two are slow
+        (Automatic, 6, [9, 5, 1, 2, 7, 1], 14.5, [1]),  # enough
+        (Manual, 8, [9, 5, 1, 2], 100, [1, 2]),  # two batches for each update
+        (Automatic, 2, [9, 5], 100, [9, 5]),  # there are no more
+    ],
+)
+def test_the_pace_is_the_median_of_updates_after_the_first(module, batches, took, most, counted, monkeypatch):
+    ends = iter([0.0, *np.cumsum(took)])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(ends))))
+    pace = Pace(most)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(batches, 2)), batch_size=1)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[pace], logger=False, enable_checkpointing=False, accelerator="cpu",
+                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(module(), data)
+    assert pace.counted == pytest.approx(counted) and pace.seconds == pytest.approx(float(np.median(counted)))
