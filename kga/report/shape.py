@@ -69,7 +69,9 @@ def _require_curves(curves: Mapping[str, Any]) -> None:
     if updates:
         places = _rising("curves.updates.update", updates.get("update"))
         for name in ("a", "g"):
-            _numbers(f"curves.updates.{name}", updates.get(name), len(places))
+            gaps = updates.get(name)  # what was not finite is null
+            known = [0.0 if gap is None else gap for gap in gaps] if isinstance(gaps, list) else gaps
+            _numbers(f"curves.updates.{name}", known, len(places))
 
 
 def _rising(name: str, value: object) -> list[float]:

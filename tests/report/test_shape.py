@@ -112,3 +112,11 @@ def test_whatever_stands_in_a_result_there_is_a_report(tmp_path):
             rewrite(tmp_path / f"{number}-{kind}", put(complete(seed=1 + 10 * number + kind), path, value))
     assert main([str(tmp_path), "--to", "html,csv,parquet,latex,markdown", "--output", str(tmp_path / "out")]) == 0
     assert not pd.read_csv(tmp_path / "out" / "summary.csv").query("role == 'unlearned'").empty
+
+
+def test_a_gap_that_was_not_finite_is_a_hole_in_its_curve(tmp_path):
+    updates = CURVES["updates"]
+    result = put(complete(), ("curves", "updates", "a"), [None, *updates["a"][1:]])
+    assert collect([rewrite(tmp_path, result)])[0].error is None
+    assert main([str(tmp_path), "--to", "html", "--output", str(tmp_path / "out")]) == 0
+    assert "Gap alignment" in (tmp_path / "out" / "report.html").read_text()
