@@ -42,9 +42,10 @@ def application(mistakes: list[Exception]) -> Callable[[], None]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from kga import config, plugins, ranks
-    from kga.hparams import objectives
+    from kga import config, ranks
     from kga.paths import config_dir
+    from kga.sweeps import plugins
+    from kga.sweeps.hparams import objectives
 
     config.register()
     plugins.register()

@@ -10,9 +10,9 @@ from kga.data.corpus import Corpus
 from kga.data.splits import Splits, make_splits
 from kga.hashing import SCHEMA
 from kga.inputs import data_fingerprint, load_corpus, load_new
+from kga.loggers.tracking import Tracking
 from kga.runs import alone, finished_result, keep_model, recorded, run_folder
 from kga.store import Store
-from kga.tracking import Tracking
 
 
 def run(cfg: Mapping) -> tuple[dict, Path]:

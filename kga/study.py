@@ -25,6 +25,7 @@ from kga.evaluation import measure
 from kga.hashing import RECIPE, digest, folder_digest, state_digest
 from kga.keeper import Keeper
 from kga.ledger import HELPERS, ORIGINAL, UNLEARNED, Ledger, retrained
+from kga.loggers.watching import Watch
 from kga.memory import PeakMemory
 from kga.methods.base import Helper, Method, Statistic
 from kga.models.ensemble import member_folders
@@ -33,7 +34,6 @@ from kga.store import Artifact, Store
 from kga.tasks.base import TaskModule
 from kga.training import EpochEnds, KeepOptimizer, fit
 from kga.unlearning import on_device, unlearn
-from kga.watching import Watch
 
 DTYPE = ("dtype",)  # what a model's file says of it is moot: all are loaded in float32
 

@@ -26,7 +26,7 @@ from kga.data.corpus import FIELDS
 from kga.data.embedded import load
 from kga.ledger import Ledger
 from kga.paths import config_dir
-from kga.plan import needed
+from kga.sweeps.plan import needed
 
 FOLDER = config_dir() / "experiment"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem.split("_")[0] != "tune")

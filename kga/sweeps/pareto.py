@@ -11,9 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kga.console import console, note
-from kga.hparams import ORIGINAL
 from kga.report.select import choose
-from kga.space import written
+from kga.sweeps.space import ORIGINAL, written
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

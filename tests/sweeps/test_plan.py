@@ -12,7 +12,7 @@ from kga import config, hashing
 from kga.inputs import data_alone, data_fingerprint, load_corpus
 from kga.ledger import Ledger
 from kga.paths import config_dir
-from kga.plan import lines, needed
+from kga.sweeps.plan import lines, needed
 
 
 def job(store: Path, *overrides: str) -> SimpleNamespace:

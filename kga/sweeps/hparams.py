@@ -23,14 +23,13 @@ from kga import config
 from kga.console import note, stage
 from kga.errors import RunFailed, UserError
 from kga.hashing import digest
-from kga.space import Space
+from kga.sweeps.space import ORIGINAL, Space
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial, TrialState
 
 HOPELESS = 3  # failed trials without any that was made: what is wrong is not the setting
-ORIGINAL = "utility_original"  # user attribute of a trial: utility of A_D on validation
 
 
 class Objectives(NamedTuple):
@@ -84,7 +83,7 @@ class Search(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Makes the trials that are left, tells Optuna of each, and shows the best."""
-        from kga.pareto import show
+        from kga.sweeps.pareto import show
 
         with quiet():
             space = Space.of([*(f"{name}={value}" for name, value in self.params.items()), *arguments])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kga.console import note, progress
 from kga.errors import RunFailed, UserError
-from kga.sweep import Job, Sweep
+from kga.sweeps.sweep import Job, Sweep
 
 POLL = 2.0  # seconds between two looks at the queue
 GRACE = 90.0  # seconds that a result may take to be seen once its job is gone: NFS remembers a folder for up to 60

@@ -11,8 +11,8 @@ import pytest
 from helpers.cli import FORGET, TINY, kga, models, start
 from submitit.core.utils import FailedJobError
 
-from kga import slurm
 from kga.paths import config_dir
+from kga.sweeps import slurm
 
 SMALL = (*TINY, FORGET, "method=none", "reference=none")
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from optuna.distributions import BaseDistribution
 
+ORIGINAL = "utility_original"  # user attribute of a trial: utility of A_D on validation
+
 
 @dataclass(frozen=True)
 class Space:

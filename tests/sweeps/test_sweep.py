@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.cli import FORGET, KGA, TINY, Outcome, kga, models, start
 
-from kga.sweep import _decides
+from kga.sweeps.sweep import _decides
 
 SWEPT = (*TINY, FORGET, *KGA, "method.alpha=0.5,1", "seed=0,1", "evaluation.generate.limit=0")
 

@@ -19,11 +19,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 from optuna.trial import FrozenTrial, TrialState
 
-from kga import config, hparams, pareto
+from kga import config
 from kga.errors import RunFailed, UserError
-from kga.hparams import Search, objectives, quiet
 from kga.paths import config_dir
-from kga.space import Space
+from kga.sweeps import hparams, pareto
+from kga.sweeps.hparams import Search, objectives, quiet
+from kga.sweeps.space import Space
 
 SEARCH = ("-m", "hparams=kga", *TINY, FORGET, "method.helpers.optim.epochs=1", "method.optim.updates=1,2,3")
 SELECTION = {

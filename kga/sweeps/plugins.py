@@ -1,4 +1,4 @@
-"""kga's own Hydra plugins, under names that Hydra accepts: ``hydra_plugins.kga_MODULE.CLASS`` is ``kga.MODULE.CLASS``."""
+"""kga's own Hydra plugins, under names that Hydra accepts: ``hydra_plugins.kga_MODULE.CLASS`` is ``kga.sweeps.MODULE.CLASS``."""
 
 from importlib import import_module
 
@@ -10,7 +10,7 @@ class Later:
 
     def __init__(self, name: str) -> None:
         module, _, self.__qualname__ = name.rpartition(".")
-        self.__module__ = f"kga.{module}"
+        self.__module__ = f"{__package__}.{module}"
 
     def __call__(self, **options: object) -> object:
         return getattr(import_module(self.__module__), self.__qualname__)(**options)

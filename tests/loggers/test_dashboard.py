@@ -8,7 +8,7 @@ import pytest
 from helpers.cli import Outcome
 from helpers.stub_wandb import StubWandb
 
-from kga import dashboard
+from kga.loggers import dashboard
 
 
 def panels(spec: dict) -> dict[str, list[dict]]:
@@ -19,7 +19,7 @@ def panels(spec: dict) -> dict[str, list[dict]]:
 
 def command(stub: StubWandb, home, *arguments: str, **environment: str) -> Outcome:
     done = subprocess.run(
-        [sys.executable, "-m", "kga.dashboard", *arguments],
+        [sys.executable, "-m", "kga.loggers.dashboard", *arguments],
         env=stub.environment(home, **environment), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, done.stderr.splitlines())

@@ -11,9 +11,9 @@ from helpers import offline
 from helpers.cli import FORGET, KGA, TINY, Outcome, kga, run_folder, write_folder
 from helpers.offline import of
 
-from kga import wandb_logger
 from kga.data.embedded import load
-from kga.wandb_logger import HIDDEN
+from kga.loggers import wandb_logger
+from kga.loggers.wandb_logger import HIDDEN
 
 OFFLINE = {"WANDB_MODE": "offline"}
 

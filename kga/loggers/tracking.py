@@ -25,7 +25,7 @@ class Tracking:
     """The loggers of the config, for the time of a ``with`` block: one run of each, on the first process alone.
 
     A logger that has more to say than Lightning's has ``begin(cfg, key, folder)``, ``conclude(result, folder)``,
-    ``suspend()`` and ``end(error)``, as ``kga.wandb_logger`` has.
+    ``suspend()`` and ``end(error)``, as ``kga.loggers.wandb_logger`` has.
     """
 
     def __init__(self, cfg: Mapping, key: str, folder: Path) -> None:

@@ -18,12 +18,12 @@ from pytorch_lightning.loggers import WandbLogger
 
 from kga.console import note
 from kga.errors import UserError, one_of
+from kga.loggers.tracking import numbers
 from kga.report import summary
 from kga.report.gather import Collected
 from kga.report.subject import CHOICE, subjects, swept_keys
 from kga.report.sweep_figures import swept_curves
 from kga.report.tables import MainTable
-from kga.tracking import numbers
 
 STEP = "trainer/global_step"
 # What methods say of an update, and of which of it a run's summary keeps extremes.

@@ -14,7 +14,7 @@ from kga.errors import UserError
 from kga.mistakes import explain
 
 if TYPE_CHECKING:
-    from kga.sweep import Job
+    from kga.sweeps.sweep import Job
 
 UNKNOWN = "how long that takes is not known"
 PROBED, PATIENCE = 20, 10.0  # updates that are made to time some where nothing is known; seconds that may take

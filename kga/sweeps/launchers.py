@@ -1,6 +1,6 @@
 """How the runs of a sweep are made: Hydra's own launchers (basic, joblib, submitit) with kga's plan, record and report.
 
-Hydra knows them as ``hydra_plugins.kga_launchers`` (see ``kga.plugins``).
+Hydra knows them as ``hydra_plugins.kga_launchers`` (see ``kga.sweeps.plugins``).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
-from kga import config, tracking
+from kga import config
 from kga.console import note, progress
 from kga.errors import RunFailed, UserError
-from kga.sweep import Failed, Job, Sweep
+from kga.loggers import tracking
+from kga.sweeps.sweep import Failed, Job, Sweep
 
 
 class Sweeping:
@@ -47,7 +48,7 @@ class Sweeping:
         """What is going to be trained, in lines; nothing where all is there."""
         if not sweep.open or sweep.lists:
             return []
-        from kga.plan import lines
+        from kga.sweeps.plan import lines
 
         return lines(sweep.open, self.workers, self.runs_here)
 
@@ -193,7 +194,7 @@ class Slurm(Sweeping, SlurmLauncher):
         return self.params | {"gpus_per_node": own.gpus, "additional_parameters": further}
 
     def require(self, sweep: Sweep) -> None:
-        from kga.slurm import require_slurm
+        from kga.sweeps.slurm import require_slurm
 
         require_slurm()
         if "%" in os.path.abspath(str(self.config.output)):
@@ -212,7 +213,7 @@ class Slurm(Sweeping, SlurmLauncher):
         return super().checkpoint(*arguments, **options)
 
     def make(self, sweep: Sweep) -> None:
-        from kga.slurm import Queue
+        from kga.sweeps.slurm import Queue
 
         queue = Queue(sweep, self.options)
         with sweep.alone():

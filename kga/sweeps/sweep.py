@@ -28,11 +28,11 @@ from kga.console import console, is_first_process, note, stage
 from kga.data.corpus import Corpus
 from kga.errors import RunFailed
 from kga.hashing import SCHEMA, digest
-from kga.hparams import objectives
 from kga.inputs import data_alone, data_fingerprint, load_corpus
 from kga.ledger import Ledger
 from kga.mistakes import explain
 from kga.runs import run_folder, state_of
+from kga.sweeps.hparams import objectives
 
 RECORD = "sweep.json"
 
@@ -265,9 +265,9 @@ class Sweep:
 
     def _report(self) -> None:
         """The report over the sweep's runs, as a page and for the loggers that take one."""
+        from kga.loggers.tracking import summarise
         from kga.report.gather import gather  # draws figures: slow to import
         from kga.report.writers import write
-        from kga.tracking import summarise
 
         try:
             collected = gather([self.folder])
