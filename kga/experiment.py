@@ -37,7 +37,7 @@ def run(cfg: Mapping) -> tuple[dict, Path]:
         result = {"schema": SCHEMA, "status": None, "error": None, "task": task, "data": corpus.name,
                   "model": cfg["choices"]["model"], "method": method, "seed": cfg["seed"],
                   "config": dict(cfg), "key": key}  # fmt: skip
-        with recorded(folder, result), Tracking(cfg, key, folder) as tracking:
+        with Tracking(cfg, key, folder) as tracking, recorded(folder, result):
             result |= _study(cfg, corpus, folder, tracking.loggers)
             tracking.conclude(result)
         return finished_result(folder), folder

@@ -77,8 +77,11 @@ def choices_with(key: str) -> list[str]:
         content = OmegaConf.to_container(OmegaConf.load(path))
         node = content.get(group, content)  # files of the package _global_ name their group
         for part in rest:
-            node = node.get(part, {}) if isinstance(node, dict) and part in node else None
-        found += [path.stem] if node is not None else []
+            if not isinstance(node, dict) or part not in node:
+                break
+            node = node[part]
+        else:
+            found.append(path.stem)
     return found
 
 

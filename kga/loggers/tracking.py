@@ -36,11 +36,15 @@ class Tracking:
     def __enter__(self) -> Tracking:
         names = self.cfg["logger"] if ranks.is_main() else ()
         self.loggers = [_built(self.cfg["logger"], name, self.folder) for name in names]
+        self._begin()
+        _open.append(self)
+        return self
+
+    def _begin(self) -> None:
+        self.suspended = False
         for logger in self.loggers:
             if hasattr(logger, "begin"):
                 logger.begin(self.cfg, self.key, self.folder)
-        _open.append(self)
-        return self
 
     def conclude(self, result: Mapping) -> None:
         """Gives the loggers what the run has found."""
@@ -61,6 +65,8 @@ class Tracking:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         _open.remove(self)
+        if self.suspended and isinstance(error, Exception):  # the job was not put back after all
+            self._begin()
         for logger in () if self.suspended else self.loggers:
             with self._spared(logger, "did not end well"):
                 if hasattr(logger, "end"):

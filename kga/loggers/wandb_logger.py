@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,6 @@ SECONDS = {
 }
 UNANSWERED = "a server that does not answer is not asked again by this process"
 HIDDEN = "(not sent without logger.wandb.texts=true)"
-NAMED = re.compile(r"(\bforget\.value=)(?:\[[^\]]*\]|[^,]*)")  # in a setting
 _told: set[str] = set()  # what has been said in this process: once is enough in a sweep
 
 
@@ -103,21 +103,20 @@ class RunLogger(WandbLogger):
 
     def summarise(self, name: str, collected: Collected, folder: Path) -> None:
         """A W&B run for a whole sweep, in its group: the tables over seeds, what alpha does, and how many runs there are."""
-        runs, completed = len(collected.runs), len(collected.completed)
+        failed = len(collected.failed) + sum(run.state == "failed" for run in collected.missing)
+        counts = {"completed": len(collected.completed), "failed": failed}
+        shown = partial(_without_names, collected) if not self.texts else str
         place = self.place | {"group": self.place["group"] or name}
         run = start(
             place, folder, self.texts, id=_identifier(name), name=name, job_type="sweep", tags=["sweep", *self.tags]
         )
-        run.summary.update({"runs": runs, "completed": completed, "failed": runs - completed})
-        shown: dict[str, Any] = {}
+        run.summary.update({"runs": len(collected.runs) + len(collected.missing)} | counts)
+        tables = {}
         for table in collected.tables:
-            cells = [[self._shown(line[column]) for column in table.header] for line in table.lines]
-            shown[f"table/{_titled(table)}"] = wandb.Table(columns=list(table.header), data=cells)
-        run.log(shown | _swept(collected, self._shown))
-        finish(run, failed=runs > completed, output=folder.parent.parent)
-
-    def _shown(self, cell: str) -> str:
-        return cell if self.texts else NAMED.sub(rf"\1{HIDDEN}", cell)
+            cells = [[shown(line[column]) for column in table.header] for line in table.lines]
+            tables[f"table/{_titled(table)}"] = wandb.Table(columns=list(table.header), data=cells)
+        run.log(tables | _swept(collected, shown))
+        finish(run, failed=failed > 0, output=folder.parent.parent)
 
 
 def named(cfg: Mapping) -> tuple[str, ...]:
@@ -131,6 +130,15 @@ def masked(text: str, private: Sequence[str]) -> str:
     """A text without some others."""
     for part in private:
         text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", HIDDEN, text)
+    return text
+
+
+def _without_names(collected: Collected, text: str) -> str:
+    """A setting without what requests name, as the report writes it."""
+    requests = (run.result["config"].get("forget") or {} for run in collected.completed if "config" in run.result)
+    named = {f"forget.value={request['value']}" for request in requests if request.get("value") is not None}
+    for setting in sorted(named, key=len, reverse=True):
+        text = text.replace(setting, f"forget.value={HIDDEN}")
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def roc_figure(subject: Subject) -> tuple[str, Markup] | None:
     """(caption, figure) of the attack of the column MIA: the best setting of each method by tug of war, mean over seeds."""
     if not subject.table.attack:
         return None
-    attack = subject.table.attack.partition(", ")[0]
+    attack = re.split(", | / ", subject.table.attack)[0]  # without its settings, and those of other requests
     chosen = {
         method: held
         for method, runs in _best_settings(subject).items()
@@ -81,7 +82,7 @@ def _best_settings(subject: Subject) -> dict[str, list[Run]]:
     first = {method: order.get(method, subject.settings[str(runs[0].folder)].whole) for method, runs in methods.items()}
     return {
         method: [run for run in methods[method] if subject.settings[str(run.folder)].whole == first[method]]
-        for method in [*(method for method in order if method in methods), *(methods.keys() - order.keys())]
+        for method in (*filter(methods.__contains__, order), *(method for method in methods if method not in order))
     }
 
 

@@ -13,7 +13,7 @@ from kga.report.settings import in_order
 
 ALPHA = 0.05
 MOST_EXACT = 2**14  # sign flips that are all tried; of more, so many are drawn
-_TIE = 1e-9  # difference up to which two methods are level, and two sums alike
+_TIE = 1e-9  # difference up to which two methods are level
 BOUNDS = ("none", "retrain")  # methods that are A_D and A_R themselves: they compete with nobody
 
 

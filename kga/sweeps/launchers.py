@@ -32,14 +32,21 @@ class Sweeping:
         sweep = Sweep(self.config, self.hydra_context, job_overrides, initial_job_idx)
         self.require(sweep)
         sweep.announce(self.plan(sweep))
-        with sweep.alone():
-            sweep.write()
+        if not sweep.lists:
+            with sweep.alone():
+                sweep.write()
         self.make(sweep)
         sweep.conclude()
-        if error := sweep.error():
+        self.error = sweep.error() or self.error
+        if self.error and sweep.is_last:
+            for job in sweep.failed or sweep.jobs[-1:]:
+                job.returned = Failed(job.overrides, self.error)
+        elif self.error:  # Hydra would make no further batch
             for job in sweep.failed:
-                job.returned = Failed(job.overrides, error)
+                job.skip()
         return [job.returned for job in sweep.jobs]
+
+    error: RunFailed | None = None  # of this batch or an earlier one
 
     def require(self, sweep: Sweep) -> None:
         """UserError where the runs can't be launched at all."""
@@ -68,8 +75,8 @@ class OneByOne(Sweeping, BasicLauncher):
 
     def make(self, sweep: Sweep) -> None:
         for job in sweep.open:
-            with sweep.run(job):
-                (returned,) = BasicLauncher.launch(self, [job.overrides], job.number)
+            sweep.introduce(job)
+            (returned,) = BasicLauncher.launch(self, [job.overrides], job.number)
             sweep.end(job, returned)
 
 
@@ -191,12 +198,15 @@ class Slurm(Sweeping, SlurmLauncher):
         """What jobs are submitted with, in submitit's names. Hydra's types for them have no TYPE:NUMBER, and no null."""
         own = self.config.launcher
         further = {"requeue": True, **self.params["additional_parameters"], **(own.options or {})}
-        return self.params | {"gpus_per_node": own.gpus, "additional_parameters": further}
+        gpus = self.params["gpus_per_node"] if own.gpus is None else own.gpus
+        return self.params | {"gpus_per_node": gpus, "additional_parameters": further}
 
     def require(self, sweep: Sweep) -> None:
         from kga.sweeps.slurm import require_slurm
 
         require_slurm()
+        if sweep.lists:
+            raise UserError("forget.list=true prints what there is to choose from: leave out launcher=slurm")
         if "%" in os.path.abspath(str(self.config.output)):
             raise UserError(
                 f"launcher=slurm: SLURM takes the % in output={self.config.output} for one of its patterns: choose a folder "

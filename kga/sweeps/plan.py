@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from kga.sweeps.sweep import Job
 
 UNKNOWN = "how long that takes is not known"
-PROBED, PATIENCE = 20, 10.0  # updates that are made to time some where nothing is known; seconds that may take
+PROBED = 20  # updates that are made to time some where nothing is known
+PATIENCE = 10.0  # seconds after which no more are made, once some count
 START = 5.0  # seconds of a run besides its models: imports, reading, writing
 FORWARD = 1 / 3  # what an example costs in evaluation, beside what it costs in training
 NAMES = {"original": "A_D", "retrained": "A_R", "unlearned": "A*", "sisa": "SISA"}

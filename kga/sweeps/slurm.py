@@ -114,12 +114,9 @@ class Queue:
 
     def leave(self) -> None:
         """Says how to come back."""
-        if self.jobs:
-            note(
-                "the jobs go on by themselves: the same command shows how far they are, kga-report collects their results"
-            )
-            for job in self.sweep.open:
-                job.skip()
+        note("the jobs go on by themselves: the same command shows how far they are, kga-report collects their results")
+        for job in self.sweep.open:
+            job.skip()
 
     def wait(self, tell: Callable[[Job], None]) -> None:
         """Stays until all are over; ``tell`` is called for each."""

@@ -124,6 +124,11 @@ class Sweep:
         return [job for job in self.jobs if job.state == "pending"]
 
     @property
+    def is_last(self) -> bool:
+        """Whether no further batch comes, as far as that is known."""
+        return self.first + len(self.jobs) >= self.last
+
+    @property
     def lists(self) -> bool:
         """Whether what could be forgotten is listed, and nothing is run."""
         return any(job.cfg and job.cfg["forget"].get("list") for job in self.jobs)
@@ -240,12 +245,10 @@ class Sweep:
         for line in plan:
             note(line)
 
-    @contextmanager
-    def run(self, job: Job) -> Iterator[None]:
-        """Around a run that is made in this process: its heading."""
+    def introduce(self, job: Job) -> None:
+        """The heading of a run that is made in this process."""
         console.print()
         stage(f"Run {job.number - self.first + 1} of {len(self.jobs)}", job.label)
-        yield
 
     def conclude(self) -> None:
         """Writes the report over all runs of the sweep, and says what has failed."""
@@ -269,18 +272,13 @@ class Sweep:
         from kga.report.gather import gather  # draws figures: slow to import
         from kga.report.writers import write
 
-        try:
+        with _spared(f"the report could not be written; kga-report {self.folder} tries again"):
             collected = gather([self.folder])
-            written = write(collected, ["html", "csv"], self.folder)
-            cfg = next(job.cfg for job in self.jobs if job.cfg)
-            summarise(cfg, self.name, collected, self.folder)
-        except Exception as error:  # the runs are there, and what failed among them is to be told
-            traceback.print_exception(error)
-            note(f"the report could not be written; kga-report {self.folder} tries again")
-            return
-        for path in written:
-            if path.suffix == ".html":
-                console.print(Text.assemble("Report of the sweep: ", (str(path), "bold")), soft_wrap=True)
+            page, *_ = write(collected, ["html", "csv"], self.folder)
+            console.print(Text.assemble("Report of the sweep: ", (str(page), "bold")), soft_wrap=True)
+            with _spared("the loggers did not take the sweep"):
+                cfg = next(job.cfg for job in self.jobs if job.cfg)
+                summarise(cfg, self.name, collected, self.folder)
 
     def error(self) -> RunFailed | None:
         """What the command ends with where runs have failed."""
@@ -301,6 +299,18 @@ class Sweep:
         left = len(self.open)
         what = f"{left} not over yet" if left else "the others are there"
         return f" (of {len(self.jobs)} runs; {what})"
+
+
+@contextmanager
+def _spared(what: str) -> Iterator[None]:
+    """What goes wrong at the end is told; the runs are there, and what failed among them is to be told, too."""
+    try:
+        yield
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            traceback.print_exception(error)
+        note(what + (f": {line}" if line else ""))
 
 
 def composed(cfg: DictConfig, context: HydraContext, job: Job) -> dict:

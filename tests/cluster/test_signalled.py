@@ -11,6 +11,8 @@ pytestmark = pytest.mark.cluster
 # Unlearning of 20 updates, each an epoch with its checkpoint, as five are forgotten.
 UNLEARNING = (*TINY, FORGET, *KGA, "reference=none", "method.optim.updates=20")
 
+LOGGER = ("logger=wandb", "logger.wandb.mode=offline")
+
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory) -> bytes:
@@ -22,8 +24,7 @@ def expected(tmp_path_factory) -> bytes:
 
 def test_a_preempted_job_puts_itself_back_and_goes_on(slurm, tmp_path, expected):
     """A sweep of one run, which is no array; an urgent job takes both nodes while it unlearns."""
-    logger = ("logger=wandb", "logger.wandb.mode=offline")
-    command = jobs.Command(slurm, tmp_path, *UNLEARNING, *logger, "launcher.partition=main")
+    command = jobs.Command(slurm, tmp_path, *UNLEARNING, *LOGGER, "launcher.partition=main")
     job = command.job()
     frozen = jobs.freeze(slurm, tmp_path, job, "unlearned")
     urgent = slurm.ask("sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null",
@@ -44,7 +45,9 @@ def test_a_job_that_runs_out_of_time_goes_on_as_often_as_it_may(slurm, tmp_path,
     short = "launcher.minutes=10"  # submitit takes any warning for one about time then
     commands = {
         once: jobs.Command(slurm, once, *UNLEARNING, short, "launcher.requeues=1"),
-        never: jobs.Command(slurm, never, *UNLEARNING, short, "launcher.requeues=0", "method.optim.updates=100000"),
+        never: jobs.Command(
+            slurm, never, *UNLEARNING, *LOGGER, short, "launcher.requeues=0", "method.optim.updates=100000"
+        ),
     }
     numbers = {output: command.job() for output, command in commands.items()}
     found = jobs.freeze_all(slurm, {job: output for output, job in numbers.items()}, "unlearned")
@@ -59,6 +62,7 @@ def test_a_job_that_runs_out_of_time_goes_on_as_often_as_it_may(slurm, tmp_path,
     assert outcome.code == 1, (outcome, jobs.log(never))
     assert jobs.states(never) == ["failed"] and jobs.requeues(slurm, numbers[never]) == 0
     assert "timed-out too many times" in outcome.errors[0], outcome.errors
+    assert [update["status"] for update in _statuses(*never.glob("runs/*/"))] == ["interrupted", "failed"]
     outcome = commands[once].ends()
     assert outcome.code == 0, (outcome, jobs.log(once))
     assert jobs.states(once) == ["completed"] and jobs.requeues(slurm, numbers[once]) == 1
@@ -83,8 +87,15 @@ def _one_wandb_run(folder: Path) -> None:
     history = [record["item"] for part in parts for record in offline.of(part, "history")]
     steps = [item["trainer/global_step"] for item in history if "unlearn/a" in item]
     assert steps == list(range(1, 21))
-    summary = [record["update"] for part in parts for record in offline.of(part, "summary")]
-    assert {update["status"] for update in summary if "status" in update} == {"interrupted", "completed"}
+    assert [update["status"] for update in _statuses(folder)] == ["interrupted", "completed"]
+
+
+def _statuses(folder: Path) -> list[dict]:
+    """What the parts of a W&B run say of its status, in order."""
+    summary = [
+        record["update"] for part in offline.folders(folder) for record in offline.of(offline.records(part), "summary")
+    ]
+    return [update for update in summary if "status" in update]
 
 
 def _weights(output) -> bytes:

@@ -9,11 +9,13 @@ import pytest
 import wandb
 from helpers import offline
 from helpers.cli import FORGET, KGA, TINY, Outcome, kga, run_folder, write_folder
+from helpers.fake_runs import fake_result, write_run
 from helpers.offline import of
 
 from kga.data.embedded import load
 from kga.loggers import wandb_logger
 from kga.loggers.wandb_logger import HIDDEN
+from kga.report.gather import gather
 
 OFFLINE = {"WANDB_MODE": "offline"}
 
@@ -104,6 +106,28 @@ def test_the_sweep_has_a_run_of_its_own(sweep, output):
     drawn = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert {row["step"]: row["lineVal"] for row in drawn} == pytest.approx(scores)
     assert {row["lineKey"] for row in drawn} == {"kga"}
+
+
+def test_what_the_requests_of_a_sweep_name_stays_here(tmp_path):
+    """Names with commas and brackets, which the report writes as they are."""
+    names = ["Smith, John [2]", "Doe, Jane"]
+    for number, name in enumerate(names):
+        result = fake_result(method="npo", seed=0)
+        config = result["config"] | {"forget": {"name": "group", "value": name, "size": None}}
+        write_run(tmp_path / str(number), result | {"config": config, "key": str(number) * 64})
+    collected = gather([tmp_path])
+    assert {line["setting"] for table in collected.tables for line in table.lines} == {
+        f"forget.value={name}" for name in names
+    }
+    logger = wandb_logger.RunLogger(save_dir=str(tmp_path), mode="offline")
+    logger.summarise("some", collected, tmp_path / "sweeps" / "some")
+    files = [path for path in (tmp_path / "sweeps").rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if any(part in path.read_bytes() for part in (b"Smith", b"John", b"Jane"))]
+    (summary, *_) = [
+        update for update in of(records(tmp_path / "sweeps" / "some"), "summary") if "runs" in update["update"]
+    ]
+    assert summary["update"]["runs"] == summary["update"]["completed"] == 2
 
 
 def test_how_to_upload_is_said_once(sweep, output):

@@ -79,6 +79,23 @@ def test_batches_and_what_decides_nothing_leave_the_sweep_the_same(sweep, output
     assert [job["state"] for job in after["jobs"]] == ["completed"] * 4
 
 
+def test_a_failure_in_a_batch_leaves_the_next_batch_to_be_made(tmp_path):
+    swept = (*TINY, "method=none", "reference=none", "forget.size=500,5", "hydra.sweeper.max_batch_size=1")
+    outcome = kga("-m", *swept, f"output={tmp_path}")
+    assert outcome.code == 2 and "nothing would be retained" in outcome.errors[-1], outcome
+    assert [job["state"] for job in record(tmp_path)["jobs"]] == ["failed", "completed"]
+
+
+def test_a_mended_logger_is_no_failure_any_more(tmp_path):
+    """Found when a run starts; nothing was computed by then. The report is written all the same."""
+    swept = ("-m", *TINY, FORGET, "method=none", "reference=none", "seed=0,1", f"output={tmp_path}", "logger=wandb")
+    wrong = kga(*swept, "logger.wandb.mode=ofline")
+    assert wrong.code == 2 and "logger.wandb.mode=ofline is unknown" in wrong.errors[-1]
+    assert "Traceback" not in wrong.out + "".join(wrong.errors)
+    right = kga(*swept, "logger.wandb.mode=disabled")
+    assert right.code == 0 and [job["state"] for job in record(tmp_path)["jobs"]] == ["completed"] * 2, right
+
+
 @pytest.mark.parametrize(
     ("override", "decides"),
     [
