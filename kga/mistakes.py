@@ -28,12 +28,12 @@ def explain(error: BaseException) -> str | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was raised from; each once, as errors that are raised again can stand in a circle."""
+    """The error, and what it was raised from, also where that is not to be shown; each once, as those can stand in a circle."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or error.__context__
 
 
 def _named(error: BaseException) -> str:

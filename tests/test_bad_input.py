@@ -78,7 +78,7 @@ def test_config_mistakes(argument, tmp_path):
 
 
 def test_key_of_another_choice_is_explained(tmp_path):
-    refused(kga("forget=ids", "forget.path=x", "forget.size=3", f"output={tmp_path}"), "forget.size", "another choice")
+    refused(kga("forget=ids", "forget.path=x", "forget.size=3", f"output={tmp_path}"), "forget.size", "only with forget=easy or")
 
 
 STUDIES = {

@@ -292,7 +292,7 @@ def test_stops_when_the_rule_says(world, tmp_path, stop, expected):
 class Trainer:
     """As much of Lightning's Trainer as the stop rule touches."""
 
-    should_stop, global_step = False, 0
+    should_stop, global_step, loggers = False, 0, ()
 
     def __init__(self) -> None:
         self.optimizers = [type("O", (), {"param_groups": [{"lr": 0.1}]})()]
