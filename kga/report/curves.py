@@ -108,7 +108,10 @@ def request_seconds(spans: Mapping[str, tuple[float, float, float]], retrain: tu
         axes.set_yticks(range(len(ordered)), [plain(method) for method in ordered])
         axes.set_ylim(len(ordered) - 0.4, -0.6)
         ends = [*(value for span in spans.values() for value in span), *(retrain or ())]
-        axes.set_xlim(min(ends) / 1.5, max(ends) * 4)
+        least, most = min(ends) / 1.5, max(ends) * 4
+        axes.set_xlim(least, most)
+        steps = (1, 2, 5) if most < 100 * least else (1,)
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=steps))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         legend_below(figure, axes)
