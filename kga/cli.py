@@ -75,6 +75,11 @@ def _require_sweep(of_hydra) -> None:
 
     if of_hydra.mode == RunMode.MULTIRUN:
         return
+    experiment = of_hydra.runtime.choices.get("experiment")
+    if experiment and of_hydra.sweeper.get("params"):
+        from kga.console import note
+
+        note(f"a single run of the experiment: kga -m experiment={experiment} makes its sweep")
     for group in ("launcher", "hparams"):
         choice = of_hydra.runtime.choices.get(group)
         if choice not in (None, "none"):

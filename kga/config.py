@@ -29,6 +29,7 @@ WHOLE_OR_NULL = (
     "task.max_target_length",
     "task.history_length",
 )
+WEIGHTS = ("method.alpha", "method.gamma", "method.gap_weight")  # of the terms of a loss
 OPTIM_WHOLE = ("epochs", "batch_size", "bucket")
 OPTIM_WHOLE_OR_NULL = ("updates", "micro_batch_size", "micro_batch_tokens", "patience", "batch_tokens")
 
@@ -76,6 +77,12 @@ def check(cfg: Mapping) -> None:
             amount(value, 1, key)
     for key in (*WHOLE, *WHOLE_OR_NULL):
         _require_whole(key, _at(cfg, key), null=key in WHOLE_OR_NULL)
+    for key in WEIGHTS:
+        weight = _at(cfg, key)
+        if weight is not None and not (_is_number(weight) and 0 <= weight < math.inf):
+            raise UserError(f"{key}={_shown(weight)} must be a number of 0 or more")
+    if (mode := _at(cfg, "logger.wandb.mode")) is not None:
+        one_of("logger.wandb.mode", mode, ("online", "offline", "disabled"))
     if not _is_whole(cfg["seed"], 0) or cfg["seed"] >= 2**31:
         raise UserError(f"seed={_shown(cfg['seed'])} is no seed: give an integer of 0 or more, below 2**31")
     _check_trainer(cfg.get("trainer") or {})
@@ -231,6 +238,10 @@ def _require_whole(key: str, value: object, null: bool) -> None:
 
 def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: object) -> str:

@@ -46,6 +46,14 @@ def config_mistake(error: Exception) -> str:
     from kga.errors import nearest
 
     text = " ".join(str(error).split()).partition(" See https://hydra.cc")[0]
+    if value := re.search(
+        r"interpolation '\$\{([\w.]+)\}': Value '(.*?)' of type '\w+' could not be converted to (\w+)", text
+    ):
+        return f"{value[1]}={value[2]} is no {value[3].lower()}"
+    if group := re.search(r"Could not load '(\w+)/([^']*)'", text):
+        from kga.paths import config_dir
+
+        return f"{group[1]}={group[2]} is unknown: {nearest(group[2], (path.stem for path in (config_dir() / group[1]).glob('*.yaml')))}"
     if group := re.search(r"Could not find '([\w/]+)/([^']*)'", text):
         known = re.findall(r"^\t([^=\n]+)$", str(error), re.MULTILINE)
         return f"{group[1]}={group[2]} is unknown" + (f": {nearest(group[2], known)}" if known else "")
@@ -62,7 +70,7 @@ def unknown_key(key: str) -> str:
     if having := choices_with(key):
         shown = " or ".join(f"{group}={choice}" for choice in having[:3]) + (", ..." if len(having) > 3 else "")
         return f"the config has no key {key} here, only with {shown}; where {group} is swept, write ++{key}="
-    return f"the config has no key {key}: {nearest(key, config_keys())}"
+    return f"the config has no key {key}: {nearest(key, {*config_keys(), *group_keys(group)})}"
 
 
 def choices_with(key: str) -> list[str]:
@@ -83,6 +91,18 @@ def choices_with(key: str) -> list[str]:
         else:
             found.append(path.stem)
     return found
+
+
+def group_keys(group: str) -> Iterator[str]:
+    """The keys of all choices of a group."""
+    from omegaconf import OmegaConf
+
+    from kga.paths import config_dir
+
+    for path in (config_dir() / group).glob("*.yaml"):
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        own = content.get(group, content)
+        yield from (f"{group}.{name}" for name in (own if isinstance(own, dict) else ()) if name != "defaults")
 
 
 def config_keys() -> list[str]:

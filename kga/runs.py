@@ -63,13 +63,17 @@ def state_of(folder: Path) -> tuple[str | None, dict]:
 
 @contextmanager
 def recorded(folder: Path, result: dict) -> Iterator[None]:
-    """Writes ``result`` as the run's result.json at the end: as completed, or as failed with the error."""
+    """Writes ``result`` as the run's result.json at the end: as completed, or as failed with the error.
+
+    mistake: whether that is one of the user's, in settings or data.
+    """
     try:
         yield
     except Exception as error:
         error = ranks.cause(error)
-        reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception_only(error)).strip()
-        write_result(folder, result | {"status": "failed", "error": reason})
+        mistake = isinstance(error, UserError)
+        reason = str(error) if mistake else "".join(traceback.format_exception_only(error)).strip()
+        write_result(folder, result | {"status": "failed", "error": reason, "mistake": mistake})
         raise
     write_result(folder, result | {"status": "completed", "error": None})
 

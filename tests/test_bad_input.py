@@ -69,6 +69,10 @@ MISTAKES = {
     "forget.size=-3": ("forget.size=-3",),
     "forget.size=abc": ("forget.size=abc",),
     "new.size=0": ("new.size=0",),
+    "method.alpha=abc": ("method.alpha=abc must be a number of 0 or more",),
+    "method.alpha=-1": ("method.alpha=-1",),
+    "logger=[csv,wanb]": ("logger=wanb is unknown: did you mean wandb?",),
+    "launcher.partiton=gpu": ("launcher.partiton", "launcher.partition"),
 }  # fmt: skip
 
 
@@ -78,7 +82,11 @@ def test_config_mistakes(argument, tmp_path):
 
 
 def test_key_of_another_choice_is_explained(tmp_path):
-    refused(kga("forget=ids", "forget.path=x", "forget.size=3", f"output={tmp_path}"), "forget.size", "only with forget=easy or")
+    refused(
+        kga("forget=ids", "forget.path=x", "forget.size=3", f"output={tmp_path}"),
+        "forget.size",
+        "only with forget=easy or",
+    )
 
 
 STUDIES = {

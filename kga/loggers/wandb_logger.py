@@ -18,7 +18,7 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from kga.console import note
-from kga.errors import UserError, one_of
+from kga.errors import UserError
 from kga.loggers.tracking import numbers
 from kga.report import summary
 from kga.report.gather import Collected
@@ -53,8 +53,6 @@ class RunLogger(WandbLogger):
         tags: Sequence[str] = (), mode: str | None = None, texts: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(save_dir=save_dir, project=project)
-        if mode is not None:
-            one_of("logger.wandb.mode", mode, ("online", "offline", "disabled"))
         self.place = {"project": project, "entity": entity, "group": group, "mode": mode or _mode()}
         self.tags, self.texts = list(tags), texts
 
@@ -195,9 +193,7 @@ def finish(run, failed: bool, output: Path) -> None:
     offline, url = run.offline, None if run.disabled or run.offline else run.url
     run.finish(exit_code=int(failed))
     if offline and not run.disabled:
-        _say(
-            f"W&B: kept offline, without a key or as asked for; to upload: wandb sync {output}/*/*/wandb/offline-run-*"
-        )
+        _say(f"W&B: kept offline; to upload: {_login()}wandb sync {output}/*/*/wandb/offline-run-*")
     elif url:
         note(f"W&B: {url}")
 
@@ -212,6 +208,11 @@ def _say(text: str) -> None:
 def _silent() -> bool:
     """W&B's own lines are shown where the environment asks for them."""
     return os.environ.get("WANDB_SILENT", "true").lower() == "true"
+
+
+def _login() -> str:
+    """What comes before an upload where there is no key yet."""
+    return "" if wandb.setup().settings.api_key else "wandb login (there is no key here), then "
 
 
 def _mode() -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from threading import Lock, Thread
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.singleton import Singleton
@@ -89,6 +92,8 @@ class Local(Sweeping, JoblibLauncher):
 
     def make(self, sweep: Sweep) -> None:
         """Makes the runs. Where a process is ended from outside, all are: the others' runs are started again."""
+        if not sweep.open:
+            return
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         logs, suspects = sweep.folder / "logs", []
@@ -135,12 +140,30 @@ def _logged(number: int, overrides: Sequence[str], log: Path, mark: Path, *parts
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
     config.register()
+    if mark.suffixes[0] != f".{os.getpid()}":  # the launcher's own process makes runs with launcher.jobs=1
+        _end_when_orphaned()
     mark.touch()
     try:
-        with _written_to(log):
+        with _at_work, _written_to(log):
             return number, execute_job(number, overrides, *parts)
     finally:
         mark.unlink(missing_ok=True)
+
+
+_at_work = Lock()
+
+
+@cache
+def _end_when_orphaned() -> None:
+    """Ends this process once the command that started it was killed and its own run is made: it would wait for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent or _at_work.locked():
+            time.sleep(2)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

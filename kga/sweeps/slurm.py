@@ -23,6 +23,10 @@ def require_slurm() -> None:
     """UserError where no job can be submitted."""
     if shutil.which("sbatch") is None:
         raise UserError("launcher=slurm: there is no sbatch here: log in to the cluster, or use launcher=local")
+    if in_queue() is None:
+        raise UserError(
+            "launcher=slurm: SLURM does not answer here (squeue): log in to the cluster, try later, or use launcher=local"
+        )
 
 
 def in_queue() -> dict[str, str] | None:

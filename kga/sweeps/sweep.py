@@ -26,7 +26,7 @@ from rich.text import Text
 from kga import config
 from kga.console import console, is_first_process, note, stage
 from kga.data.corpus import Corpus
-from kga.errors import RunFailed
+from kga.errors import RunFailed, UserError
 from kga.hashing import SCHEMA, digest
 from kga.inputs import data_alone, data_fingerprint, load_corpus
 from kga.ledger import Ledger
@@ -35,6 +35,7 @@ from kga.runs import run_folder, state_of
 from kga.sweeps.hparams import objectives
 
 RECORD = "sweep.json"
+MANY = 8  # runs of which it is said that they are composed, which takes some tenths of a second each
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Job:
             self.state, self.error = state, None
             self.skip(objectives(result))
         elif state == "failed" and not self.cfg["launcher"]["retry"]:
-            self.fail(RunFailed(result["error"]))
+            self.fail(UserError(result["error"]) if result.get("mistake") else RunFailed(result["error"]))
         return self.state != "pending"
 
     def skip(self, value: object = None) -> None:
@@ -150,6 +151,8 @@ class Sweep:
         corpora: dict[str, Corpus] = {}
         recorded = {job["folder"]: job for job in self._recorded()}
         before = HydraConfig.instance().cfg
+        if len(self.jobs) > MANY:
+            note(f"composing {len(self.jobs)} runs")
         for job in self.jobs:
             try:
                 job.cfg = composed(self.cfg, self.context, job)
@@ -239,9 +242,12 @@ class Sweep:
     def announce(self, plan: Sequence[str] = ()) -> None:
         """Says what is going to happen."""
         done = sum(job.state == "completed" for job in self.jobs)
-        stage("Sweep", f"{self.name}: {len(self.jobs)} runs, {done} finished already, {len(self.open)} to do")
-        for job in self.failed:
-            note(f"{'not possible' if job.mistake else 'failed before'}: {job.label}: {job.error}")
+        runs = f"{len(self.jobs)} run{'s' * (len(self.jobs) != 1)}"
+        stage("Sweep", f"{self.name}: {runs}, {done} finished already, {len(self.open)} to do")
+        alike = self._all_alike and len(self.jobs) > 1
+        for job in self.failed[: 1 if alike else None]:
+            label = "all of them" if alike else job.label
+            note(f"{'not possible' if job.mistake else 'failed before'}: {label}: {job.error}")
         for line in plan:
             note(line)
 
