@@ -95,7 +95,7 @@ def test_there_is_a_file_for_every_question():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", EXPERIMENTS, scope="module")  # one after another: composed once
 def test_every_job_composes_and_is_accepted(name):
     for cfg in configs(name):
         config.check(cfg)
@@ -104,7 +104,7 @@ def test_every_job_composes_and_is_accepted(name):
             assert cfg["optim"]["epochs"] >= 2 and not cfg["optim"]["patience"]  # else the run refuses it
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", EXPERIMENTS, scope="module")  # one after another: composed once
 def test_the_comment_tells_command_and_cost(name):
     comment, found = COMMENTS[name], configs(name)
     assert f"kga -m experiment={name}" in comment
@@ -132,7 +132,7 @@ def test_the_other_commands_of_the_comments_compose(command):
         config.check(composed(job))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", EXPERIMENTS, scope="module")  # one after another: composed once
 def test_every_setting_is_made_with_every_seed(name):
     counted = Counter(cfg["seed"] for cfg in configs(name))
     assert sorted(counted) == list(range(5 if name == "seeds" else 3))
