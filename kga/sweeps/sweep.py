@@ -247,7 +247,7 @@ class Sweep:
         alike = self._all_alike and len(self.jobs) > 1
         for job in self.failed[: 1 if alike else None]:
             label = "all of them" if alike else job.label
-            note(f"{'not possible' if job.mistake else 'failed before'}: {label}: {job.error}")
+            note(f"{'failed before' if job.folder else 'not possible'}: {label}: {job.error}")
         for line in plan:
             note(line)
 

@@ -129,7 +129,7 @@ def test_failures_are_told_and_tried_again_on_request(tmp_path):
     assert last == "kga: 2 runs failed (of 4 runs; the others are there)"
     assert [job["state"] for job in record(tmp_path)["jobs"]] == ["completed"] * 2 + ["failed"] * 2
     again = kga(*wrong)
-    assert again.code == 2 and again.out.count("not possible") == 2 and "Run 3" not in again.out
+    assert again.code == 2 and again.out.count("failed before") == 2 and "Run 3" not in again.out
     retried = kga(*wrong, "launcher.retry=true")
     assert retried.code == 2 and "Run 4 of 4  forget.size=500, seed=1" in retried.out
 
