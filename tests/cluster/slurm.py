@@ -164,11 +164,15 @@ class Slurm:
         """MariaDB without a port; nothing of it has to outlive a loss of power."""
         data = f"--datadir={self.root / 'database'}"
         install = ("--no-defaults", "--user=root", data, "--auth-root-authentication-method=normal", "--skip-test-db")
+        own = {"TMPDIR": str(self.root / "work")}  # in a common one, two that are made at once take each other's tables
         with (self.root / "install.log").open("wb") as log:
-            subprocess.run([_program("mariadb-install-db"), *install], check=True, stdout=log, stderr=log)
+            command = [_program("mariadb-install-db"), *install]
+            subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | own)
         hasty = ("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M")
-        own = (data, f"--socket={self._socket}", f"--pid-file={self.root / 'mariadbd.pid'}", "--skip-networking")
-        self._daemon("mariadbd", "--no-defaults", "--user=root", *own, *hasty, "--innodb-lock-wait-timeout=900")
+        places = (data, f"--socket={self._socket}", f"--pid-file={self.root / 'mariadbd.pid'}", "--skip-networking")
+        self._daemon(
+            "mariadbd", "--no-defaults", "--user=root", *places, *hasty, "--innodb-lock-wait-timeout=900", **own
+        )
         create = ("mariadb", "--no-defaults", "-uroot", "-S", self._socket, "-e", "create database accounting")
         self._until(lambda: self.said(*create) is not None, "mariadbd")
 
